@@ -1,0 +1,2 @@
+//! Embedded transactional key-value store: many column families in one file.
+#![forbid(unsafe_code)]
