@@ -60,10 +60,7 @@ impl Extent {
     /// come from a file.
     pub const fn new(start: u64, pages: u64) -> Option<Self> {
         match (PageNo::new(start), start.checked_add(pages)) {
-            (Some(first), Some(end)) if pages > 0 && end - 1 <= PageNo::MAX => Some(Self {
-                start: first,
-                pages,
-            }),
+            (Some(first), Some(end)) if pages > 0 && end - 1 <= PageNo::MAX => Some(Self { start: first, pages }),
             _ => None,
         }
     }
