@@ -1,6 +1,10 @@
 //! Pages of one file: cached for readers, coalesced for the disk, committed atomically.
 
+mod error; // what can go wrong, and what to do then
 mod storage; // what a file must be able to do
 
-pub use crate::storage::Storage;
+pub use crate::{
+    error::{FileError, IoOp},
+    storage::Storage,
+};
 pub use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
