@@ -5,6 +5,6 @@ mod storage; // what a file must be able to do
 
 pub use crate::{
     error::{FileError, IoOp},
-    storage::Storage,
+    storage::{MemStorage, OsFile, Storage},
 };
 pub use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
