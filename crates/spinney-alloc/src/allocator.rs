@@ -415,8 +415,13 @@ impl Allocator {
     pub(crate) fn give(&mut self, extent: Extent) {
         let (region, range) = self.locate(extent).expect("an extent that was granted");
         let limit = self.geometry.pages_in_file(region, self.file_pages);
+        let forgetful = self.broken(Rule::FreedRunsAreFound);
         let known = self.region_mut(region);
+        let before = known.live.longest;
         known.give(range, limit);
+        if forgetful {
+            known.live.longest = before;
+        }
         let longest = known.live.longest;
         let directory = &mut self.directories[self.geometry.directory_of(region) as usize];
         directory.longest = directory.longest.max(longest);

@@ -23,8 +23,8 @@ pub(crate) enum Rule {
     AbortsFree,
     /// A map page that has been replaced since it was read is not believed.
     StalePagesAreIgnored,
-    /// The homes of a region that the durable state needs are not cut off the file.
-    NeededHomesStay,
+    /// A region remembers that a longer run became free in it.
+    FreedRunsAreFound,
     /// A permanent extent given up is in use until the next checkpoint.
     PermanentPagesWait,
     /// A page named by a commit in the log is not granted.

@@ -1,7 +1,7 @@
 //! Space that goes back: to the file system by cutting or punching the file, and memory by
 //! forgetting maps that are as their pages say.
 
-use crate::{allocator::Allocator, canary::Rule, error::Need, region::Saved, words::Extent};
+use crate::{allocator::Allocator, error::Need, region::Saved, words::Extent};
 use std::ops::Range;
 
 /// Regions that [`Allocator::trim`] keeps in memory though they could be read again.
@@ -15,8 +15,8 @@ impl Allocator {
     /// there; `None` when its last page is in use. Homes of the map that nothing needs count as free. The
     /// next step is [`Allocator::shrink`], or [`Allocator::give_back`] with the same extent.
     ///
-    /// Homes are needed as long as the newest checkpoint says so: a region that has become all free
-    /// can be cut off after the next checkpoint.
+    /// Homes are needed as long as the newest checkpoint points to them. A region that has become free
+    /// as a whole has no page from the checkpoint on that freed it.
     ///
     /// # Errors
     /// [`Need::Directory`] and [`Need::Region`]; then nothing was reserved.
@@ -49,6 +49,7 @@ impl Allocator {
         let regions = self.geometry.region_count(file_pages)..self.geometry.region_count(self.file_pages);
         self.file_pages = file_pages;
         regions.for_each(|region| self.region_mut(region).unload());
+        self.directories.truncate(self.geometry.directory_count(file_pages) as usize);
         if let Some(cut) = Extent::new(file_pages, tail.end() - file_pages) {
             self.blank.subtract(cut);
         }
@@ -146,7 +147,7 @@ impl Allocator {
             let first_of_directory = region.is_multiple_of(self.geometry.regions_per_directory());
             let directory_needed = first_of_directory && self.directories[directory as usize].saved != Saved::NEVER;
             let needed = self.region(region).saved != Saved::NEVER || directory_needed;
-            if region == 0 || (needed && !self.broken(Rule::NeededHomesStay)) {
+            if region == 0 || needed {
                 return Ok(start + u64::from(fixed));
             }
             end = start;

@@ -9,21 +9,33 @@ use crate::{
     error::Need,
     words::Extent,
 };
+use std::ops::Range;
 
 /// An arena has at most this many extents.
-const ARENA_EXTENTS_MAX: usize = 16;
+const ARENA_EXTENTS_MAX: usize = 32;
 
-/// An arena is too small to be worth its fragments below this part of what was asked for ...
+/// At most this many maps are looked at for the fragments of one arena.
+const REGIONS_PER_ARENA_MAX: usize = 4;
+
+/// Fragments are taken when they come to at least this part of what was asked for ...
 const ARENA_PART_MIN: u64 = 8;
 
-/// ... unless this part of the file is free: then the file is long enough.
+/// ... and are on average this long, or in a small file this part of it ...
+const FRAGMENT_PAGES_MIN: u64 = 32;
+const FRAGMENTS_PER_FILE: u64 = 64;
+
+/// ... or when this part of the file is free: then it is long enough.
 const FREE_PART_MIN: u64 = 4;
 
 impl Allocator {
     /// Reserves about `pages` pages for a transaction, in as few extents as possible: one run of
-    /// that length at the lowest address that has it; else the longest runs there are, at most 16 of
-    /// them, which may come to less. Asks for growth when nothing is free, or when the fragments come
-    /// to less than an eighth of `pages` while less than a quarter of the file is free.
+    /// that length at the lowest address that has it; else up to 32 of the longest runs there are, which
+    /// may come to less.
+    ///
+    /// Asks for growth when nothing is free; and also, as long as less than a quarter of the file is
+    /// free, when those runs come to less than an eighth of `pages` or are shorter than 32 pages on
+    /// average (in a file below 8 MiB, than 1/64 of it). So a file that is overwritten at random
+    /// grows by at most a third for the sake of long runs.
     ///
     /// # Errors
     /// [`Need`]; then nothing was reserved.
@@ -35,30 +47,22 @@ impl Allocator {
         if let Some(extent) = self.first_fit(pages)? {
             return Ok(vec![self.lend(extent)]);
         }
-        let free_pages = self.free_pages();
+        let fragments = self.fragments(pages)?;
         let mut arena = Vec::new();
         let mut missing = pages;
-        while missing > 0 && arena.len() < ARENA_EXTENTS_MAX {
-            match self.longest_run() {
-                Ok(Some(run)) => {
-                    let extent = Extent { start: run.start, pages: run.pages.min(missing) };
-                    missing -= extent.pages;
-                    arena.push(self.lend(extent));
-                }
-                Ok(None) => break,
-                Err(need) => {
-                    self.unlend(arena);
-                    return Err(need);
-                }
+        for run in fragments {
+            if missing > 0 {
+                arena.push(Extent { pages: run.pages.min(missing), ..run });
+                missing -= run.pages.min(missing);
             }
         }
-        let got = pages - missing;
-        let worth_it = got.saturating_mul(ARENA_PART_MIN) >= pages || free_pages >= self.file_pages / FREE_PART_MIN;
-        if arena.is_empty() || !worth_it {
-            self.unlend(arena);
+        let (got, extents) = (pages - missing, arena.len() as u64);
+        let run_min = FRAGMENT_PAGES_MIN.min(pages).min(self.file_pages / FRAGMENTS_PER_FILE);
+        let good = got.saturating_mul(ARENA_PART_MIN) >= pages && got >= run_min * extents;
+        if arena.is_empty() || !(good || self.free_pages() >= self.file_pages / FREE_PART_MIN) {
             return Err(self.growth(pages));
         }
-        Ok(arena)
+        Ok(arena.into_iter().map(|extent| self.lend(extent)).collect())
     }
 
     /// Reserves `pages` adjacent pages, at the lowest address that has them.
@@ -123,32 +127,47 @@ impl Allocator {
         Ok(None)
     }
 
-    /// The longest run of free pages, the lowest of equals.
-    fn longest_run(&mut self) -> Result<Option<Extent>, Need> {
-        // Each turn returns, or lowers one bound to what is really there.
-        loop {
-            let Some((directory, bound)) =
-                best((0..count(&self.directories)).map(|directory| (directory, self.directory_bound(directory))))
-            else {
-                return Ok(None);
-            };
-            self.directory_ready(directory)?;
-            let (region, region_bound) =
-                best(self.regions_in_file(directory).map(|region| (region, self.region_bound(region))))
-                    .unwrap_or((0, 0));
-            if region_bound < bound {
-                self.directories[directory as usize].longest = region_bound;
+    /// The longest free runs of the few regions that may have the longest, longest first, the lowest
+    /// of equals.
+    fn fragments(&mut self, pages: u64) -> Result<Vec<Extent>, Need> {
+        let mut found: Vec<Extent> = Vec::new();
+        let mut seen = Vec::new();
+        while seen.len() < REGIONS_PER_ARENA_MAX && found.iter().map(|run| run.pages).sum::<u64>() < pages {
+            // Another region is worth its search when its longest run is much longer than what it replaces.
+            let replaced = if found.len() < ARENA_EXTENTS_MAX { 0 } else { found[ARENA_EXTENTS_MAX - 1].pages };
+            let Some(region) = self.most_promising(&seen, 2 * replaced)? else { break };
+            self.region_ready(region)?;
+            seen.push(region);
+            let limit = self.geometry.pages_in_file(region, self.file_pages);
+            let runs = longest_of(self.region(region).live_map().free_runs(0, limit));
+            self.region_mut(region).live.longest = runs.first().map_or(0, |run| run.end - run.start);
+            found.extend(runs.into_iter().map(|run| self.geometry.extent(region, run)));
+            found.sort_unstable_by_key(|run| (std::cmp::Reverse(run.pages), run.start));
+            found.truncate(ARENA_EXTENTS_MAX);
+        }
+        Ok(found)
+    }
+
+    /// The region that may have the longest free run, at least one longer than `pages`, leaving out those
+    /// `seen`.
+    fn most_promising(&mut self, seen: &[u32], pages: u64) -> Result<Option<u32>, Need> {
+        let mut best = (pages, None);
+        for directory in 0..count(&self.directories) {
+            if u64::from(self.directory_bound(directory)) <= best.0 {
                 continue;
             }
-            self.region_ready(region)?;
-            let limit = self.geometry.pages_in_file(region, self.file_pages);
-            let run = self.region(region).live_map().longest(limit);
-            let found = run.end - run.start;
-            self.region_mut(region).live.longest = found;
-            if found == region_bound {
-                return Ok(Some(self.geometry.extent(region, run)));
+            self.directory_ready(directory)?;
+            let mut longest = 0;
+            for region in self.regions_in_file(directory) {
+                let bound = self.region_bound(region);
+                longest = longest.max(bound);
+                if u64::from(bound) > best.0 && !seen.contains(&region) {
+                    best = (u64::from(bound), Some(region));
+                }
             }
+            self.directories[directory as usize].longest = longest;
         }
+        Ok(best.1)
     }
 
     /// No free run of the directory is longer.
@@ -192,10 +211,25 @@ impl Allocator {
     }
 }
 
-/// The largest bound above 0, the lowest address of equals.
-fn best(bounds: impl Iterator<Item = (u32, u32)>) -> Option<(u32, u32)> {
-    bounds.filter(|&(_, bound)| bound > 0).fold(None, |best, at| match best {
-        Some((_, bound)) if bound >= at.1 => best,
-        _ => Some(at),
-    })
+/// The longest runs, longest first, the lowest of equals; as many as an arena may have.
+fn longest_of(runs: impl Iterator<Item = Range<u32>>) -> Vec<Range<u32>> {
+    let mut longest = Vec::with_capacity(2 * ARENA_EXTENTS_MAX);
+    let mut at_least = 0;
+    for run in runs {
+        if run.end - run.start > at_least {
+            longest.push(run);
+            if longest.len() == 2 * ARENA_EXTENTS_MAX {
+                at_least = keep_longest(&mut longest);
+            }
+        }
+    }
+    keep_longest(&mut longest);
+    longest
+}
+
+/// Sorts, and drops what an arena has no room for; returns the length of the shortest that stays.
+fn keep_longest(runs: &mut Vec<Range<u32>>) -> u32 {
+    runs.sort_unstable_by_key(|run| (std::cmp::Reverse(run.end - run.start), run.start));
+    runs.truncate(ARENA_EXTENTS_MAX);
+    runs.last().map_or(0, |run| run.end - run.start)
 }
