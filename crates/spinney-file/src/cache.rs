@@ -10,6 +10,8 @@
 //! mistaken for it. Pages are immutable, so a reader needs protection from eviction only, and has it from its
 //! [`Pin`]. Lock order: a flight, the queue; neither is held during a load.
 
+#![allow(dead_code, reason = "the commit pipeline is its caller")]
+
 mod eviction; // who leaves when it is full
 mod flight; // one load of a page at a time
 mod frame; // a page in memory
@@ -32,16 +34,21 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use table::Table;
+
+/// Frames that may be taken out before somebody collects their memory. A thread keeps up to 64 to itself.
+const UNCOLLECTED_MAX: usize = 32;
 
 /// The cache of one file, for all its owners.
 pub(crate) struct PageCache {
     table: Table,
     /// Held by whoever changes the table.
     queue: Mutex<Eviction>,
+    /// Frames taken out since memory was last collected.
+    uncollected: AtomicUsize,
     flights: Flights,
     budget: Arc<Budget>,
     hits: StripedCounter,
@@ -82,6 +89,7 @@ impl PageCache {
         Self {
             table: Table::default(),
             queue: Mutex::default(),
+            uncollected: AtomicUsize::new(0),
             flights: Flights::default(),
             budget,
             hits: StripedCounter::default(),
@@ -179,6 +187,7 @@ impl PageCache {
                 }
             }
             from = page.get() + 1;
+            self.collect_if_due(&pin);
             pin.repin();
         }
     }
@@ -200,6 +209,7 @@ impl PageCache {
         if self.budget.spent(Charge::Frames) > self.budget.cache_room() {
             let pin = Pin::new();
             self.make_room(0, &mut self.queue.lock(), &pin);
+            self.collect_if_due(&pin);
         }
     }
 
@@ -219,6 +229,12 @@ impl PageCache {
     }
 
     fn install<'p>(&self, pin: &'p Pin, ptr: PagePtr, owner: Owner, bytes: Bytes) -> &'p Bytes {
+        let page = self.install_uncollected(pin, ptr, owner, bytes);
+        self.collect_if_due(pin);
+        page
+    }
+
+    fn install_uncollected<'p>(&self, pin: &'p Pin, ptr: PagePtr, owner: Owner, bytes: Bytes) -> &'p Bytes {
         let mut queue = self.queue.lock();
         if let Some(resident) = self.table.find(ptr.page, pin) {
             if resident.ptr.stamp == ptr.stamp {
@@ -257,6 +273,23 @@ impl PageCache {
         assert!(taken.is_some_and(|taken| std::ptr::eq(taken, frame)), "{:?} was not in the table", frame.ptr);
         frame.release();
         queue.forget(frame, &self.table, pin);
+        self.uncollected.fetch_add(1, Relaxed);
+    }
+
+    /// Gives memory back when enough of it waits. Not under the queue lock: it frees pages.
+    fn collect_if_due(&self, pin: &Pin) {
+        if self.uncollected.load(Relaxed) >= UNCOLLECTED_MAX {
+            self.uncollected.store(0, Relaxed);
+            pin.collect();
+        }
+    }
+}
+
+impl Drop for PageCache {
+    fn drop(&mut self) {
+        // Frame by frame, so that the table is empty when its nodes go: they would free their children one by one,
+        // later, on a thread that happens to collect.
+        self.remove_extent(Extent::new(1, PageNo::MAX).expect("all page numbers"));
     }
 }
 

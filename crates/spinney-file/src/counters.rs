@@ -3,6 +3,8 @@
 //! Counters that nothing else depends on: every access is `Relaxed`, and a reader may see one counter a moment before
 //! another.
 
+#![allow(dead_code, reason = "the commit pipeline is its caller")]
+
 use std::{
     array,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -181,7 +183,7 @@ fn last_of(bucket: usize) -> u64 {
     let (octave, sub) = (bucket >> SUB_BITS, bucket as u64 & ((1 << SUB_BITS) - 1));
     match octave {
         0 => sub,
-        _ => ((((1 << SUB_BITS) | sub) as u128 + 1 << (octave - 1)) - 1).try_into().unwrap_or(u64::MAX),
+        _ => u64::try_from(((u128::from((1 << SUB_BITS) | sub) + 1) << (octave - 1)) - 1).unwrap_or(u64::MAX),
     }
 }
 

@@ -4,6 +4,7 @@ mod budget; // one bound on memory
 mod cache; // clean pages, found without a lock
 mod counters; // what has been done, in numbers
 mod error; // what can go wrong, and what to do then
+mod flusher; // neighbours leave together
 mod page; // what a page is on disk, and how it is proved whole
 mod storage; // what a file must be able to do
 

@@ -28,6 +28,12 @@ impl Pin {
         self.guard.repin();
     }
 
+    /// Frees what no pin protects any more, of this and of other threads: to be called after some dozens of
+    /// replacements, because pinning alone does not keep up with them. Costs a fraction of a microsecond.
+    pub(super) fn collect(&self) {
+        self.guard.flush();
+    }
+
     /// Keeps `value` alive for as long as the pin.
     pub(super) fn hold<T: Send + Sync + 'static>(&self, value: Box<T>) -> &T {
         let slot = Slot::empty();
@@ -93,9 +99,10 @@ impl<T: Send + Sync + 'static> Slot<T> {
 
 impl<T: Send + Sync + 'static> Drop for Slot<T> {
     fn drop(&mut self) {
-        // A reference borrows the pin and not the slot, so even now there may be readers.
-        if !self.0.load(Ordering::Relaxed, &epoch::pin()).is_null() {
-            self.replace(None, &Pin::new());
+        // SAFETY: the pointer is compared with null and never followed.
+        let is_empty = self.0.load(Ordering::Relaxed, unsafe { epoch::unprotected() }).is_null();
+        if !is_empty {
+            self.replace(None, &Pin::new()); // a reference borrows the pin and not the slot: there may be readers yet
         }
     }
 }
