@@ -1,8 +1,13 @@
 //! The rules of the simulated disk, against a naive account of which values each byte may have.
 
 use super::*;
+use crate::Storage;
 use proptest::{collection::vec, prelude::*};
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{self, ErrorKind, IoSliceMut},
+    thread,
+};
 
 const IO: FaultKind = FaultKind::Io;
 
