@@ -104,6 +104,12 @@ fn a_sync_divides_the_images() {
     assert_eq!(images[4], BTreeSet::from([first, both]));
     let marks: Vec<Vec<u64>> = recording.cuts().map(|cut| cut.marks().collect()).collect();
     assert_eq!(marks, [vec![1], vec![1], vec![1], vec![1, 2], vec![1, 2]]);
+    let of_all = |marks| {
+        let images = recording.images(&PLAIN, 1).filter(move |image| image.marks().count() == marks);
+        images.map(|image| pages(&image.disk())).collect::<Vec<_>>()
+    };
+    assert_eq!(of_all(1), [[0, 0], [1, 0]], "once, although three cuts have them");
+    assert_eq!(of_all(2), [[1, 0], [1, 1]], "and again where more was promised");
 }
 
 #[test]

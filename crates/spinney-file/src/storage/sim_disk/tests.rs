@@ -101,6 +101,32 @@ fn after_a_failed_sync_a_new_write_and_sync_are_durable_again() {
 }
 
 #[test]
+fn a_length_that_a_failed_sync_forgot_comes_back_with_the_next_write() {
+    for seed in 0..20 {
+        let disk = SimDisk::new();
+        disk.set_seed(seed);
+        disk.inject(once(CallSet::SYNC, 0, IO));
+        fill(&disk, 0, 8192, 1).unwrap();
+        disk.sync_data().unwrap_err();
+        let durable = disk.state().durable;
+        let visible = BlockMap::from_bytes(&disk.durable_contents());
+        assert_eq!(durable.fingerprint(), visible.fingerprint(), "nothing is hidden beyond the length, seed {seed}");
+        fill(&disk, 0, 10, 2).unwrap();
+        assert_eq!(disk.contents(), [vec![2; 10], vec![1; 8182]].concat(), "seed {seed}");
+        disk.sync_data().unwrap();
+        assert_eq!(disk.durable_contents().len(), 8192, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_durable_write_overwrote_is_no_longer_pending() {
+    let disk = SimDisk::with_contents(&[0; 8192]);
+    fill(&disk, 100, 50, 1).unwrap();
+    fill_sync(&disk, 0, 4096, 2).unwrap();
+    assert!(disk.state().pending.is_empty());
+}
+
+#[test]
 fn a_failed_durable_write_leaves_any_part_and_no_trace_of_the_rest() {
     let mut left = BTreeSet::new();
     for seed in 0..40 {
@@ -225,6 +251,9 @@ fn reads_can_lie_for_a_while() {
     assert_eq!((read(99), read(100), read(103), read(104)), (0, 1, 4, 0));
     fill(&disk, 101, 2, 9).unwrap();
     assert_eq!((read(100), read(101), read(102), read(103)), (1, 9, 9, 4));
+
+    disk.punch(100, 1).unwrap();
+    assert_eq!((read(100), read(103)), (0, 4));
 
     disk.inject(once(CallSet::WRITE, 0, FaultKind::Lost));
     fill(&disk, 200, 4, 5).unwrap();
