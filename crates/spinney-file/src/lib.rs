@@ -8,6 +8,11 @@ mod flusher; // neighbours leave together
 mod page; // what a page is on disk, and how it is proved whole
 mod storage; // what a file must be able to do
 
+#[cfg(any(test, feature = "testing"))]
+pub use crate::storage::{
+    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
+    Recording, SimDisk, WriteObserver,
+};
 pub use crate::{
     cache::{CacheStats, Pin},
     counters::{Counters, FlushCounters, FlushStats, Histogram, HistogramSnapshot, Latencies},

@@ -1,10 +1,19 @@
 //! Where bytes live: one trait, so that production code runs unchanged on a real disk, in memory,
 //! and on a simulated disk whose power can be cut.
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod crash; // every state a power cut may leave
 pub(crate) mod io; // whole reads and writes out of short ones
 mod memory; // a file in memory
 mod os_file; // a file of the operating system
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod sim_disk; // a disk whose power can be cut
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::{
+    crash::{CrashUnit, Cut, EnumerationLimits, Image, ImageCount, Images, Recording},
+    sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, WriteObserver},
+};
 pub use self::{memory::MemStorage, os_file::OsFile};
 
 use std::{

@@ -288,6 +288,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn more_buffers_than_one_call_takes_are_a_short_write() {
         let folder = tempfile::tempdir().unwrap();
         let file = OsFile::create(folder.path().join("file")).unwrap();
