@@ -3,8 +3,6 @@
 //! Always `frames <= max(one frame, limit - nodes - dirty)` once the cache has shrunk to it: clean pages are what
 //! gives way, because they can be read again.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What memory is spent on.

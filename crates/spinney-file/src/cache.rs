@@ -10,8 +10,6 @@
 //! mistaken for it. Pages are immutable, so a reader needs protection from eviction only, and has it from its
 //! [`Pin`]. Lock order: a flight, the queue; neither is held during a load.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 mod eviction; // who leaves when it is full
 mod flight; // one load of a page at a time
 mod frame; // a page in memory

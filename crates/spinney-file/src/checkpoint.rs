@@ -153,7 +153,9 @@ impl Engine {
             epoch: self.pipeline.epoch(),
             seq: cut.seq,
             seq_limit: self.pipeline.seq_limit().max(Seq(self.pipeline.appended().0 + ahead)),
-            stamp_limit: Stamp(self.stamp_limit.load(Ordering::Acquire).max(self.next_stamp.load(Ordering::Acquire) + ahead)),
+            stamp_limit: Stamp(
+                self.stamp_limit.load(Ordering::Acquire).max(self.next_stamp.load(Ordering::Acquire) + ahead),
+            ),
             log_start: position.block,
             log_chain: position.chain,
             file_pages: self.space.map(|map| map.file_pages()),

@@ -85,7 +85,9 @@ impl Engine {
     fn stamp_in(&self, version: &Version, owner: Owner) -> Stamp {
         match version.changed(owner) {
             Some(root) => root.stamp,
-            None => self.owners.loaded(leaf_of(owner)).map_or(Stamp(0), |leaf| leaf[owner.0 as usize % leaf.len()].stamp),
+            None => {
+                self.owners.loaded(leaf_of(owner)).map_or(Stamp(0), |leaf| leaf[owner.0 as usize % leaf.len()].stamp)
+            }
         }
     }
 

@@ -166,8 +166,8 @@ impl OwnerTable {
         loop {
             let mut homes = self.homes.lock();
             let missing_dir = homes.dirs.len() <= dir as usize;
-            let missing_page = missing_dir
-                || self.directory(disk, &mut homes, dir)?.is_none_or(|entries| entries[place].home == 0);
+            let missing_page =
+                missing_dir || self.directory(disk, &mut homes, dir)?.is_none_or(|entries| entries[place].home == 0);
             if !missing_page {
                 drop(homes);
                 spare.into_iter().for_each(give_back);
@@ -262,7 +262,8 @@ impl OwnerTable {
     /// The superblock's entries if `saved` takes effect.
     pub(crate) fn superblock_entries(&self, saved: &SavedOwners) -> Vec<TwinEntry> {
         let homes = self.homes.lock();
-        let mut dirs: Vec<TwinEntry> = homes.dirs.iter().copied().take_while(|d| !homes.fresh.contains(&d.home)).collect();
+        let mut dirs: Vec<TwinEntry> =
+            homes.dirs.iter().copied().take_while(|d| !homes.fresh.contains(&d.home)).collect();
         for &(dir, to) in &saved.dirs {
             dirs[dir as usize].saved = to;
         }

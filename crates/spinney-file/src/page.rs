@@ -1,7 +1,5 @@
 //! What a page is on disk: its header, what proves it whole, and what proves a run of pages whole.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 use crate::{Owner, PageNo, Stamp};
 use crc_fast::{CrcAlgorithm, Digest};
 use std::{fmt, ops::Range};

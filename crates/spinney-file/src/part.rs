@@ -1,16 +1,8 @@
 //! One family's share of a write transaction: its private pages and the root it will publish.
 
 use crate::{
-    Descriptor,
-    budget::Charge,
-    cache::Pin,
-    engine::Engine,
-    error::FileError,
-    commit::DirtyPages,
-    options::Sabotage,
-    page::PagePtr,
-    pages::Pages,
-    version::OwnerRoot,
+    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, engine::Engine, error::FileError, options::Sabotage,
+    page::PagePtr, pages::Pages, version::OwnerRoot,
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -323,6 +315,9 @@ impl Part {
     fn charge(&mut self, bytes: u64) {
         self.private_bytes += bytes;
         self.engine.budget.charge(Charge::Dirty, bytes);
+        if self.engine.budget.total() > self.engine.budget.limit() {
+            self.engine.cache.shrink_to_budget();
+        }
     }
 
     fn credit(&mut self, bytes: u64) {

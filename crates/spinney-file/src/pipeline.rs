@@ -573,7 +573,11 @@ impl Pipeline {
         let mut from = 0;
         for (at, bytes) in log.layout.pieces(log.head, blocks) {
             let piece = &buffer[from..from + bytes as usize];
-            if synced { disk.write_sync(at, piece)? } else { disk.write(at, piece)? }
+            if synced {
+                disk.write_sync(at, piece)?
+            } else {
+                disk.write(at, piece)?
+            }
             from += bytes as usize;
         }
         if buffer.capacity() <= GROUP_BYTES_MAX {

@@ -1,6 +1,10 @@
 //! One record of the log: a commit, a checkpoint, or a recovery.
 
-use crate::{Descriptor, log::RingLayout, superblock::{get_u32, get_u64}};
+use crate::{
+    Descriptor,
+    log::RingLayout,
+    superblock::{get_u32, get_u64},
+};
 use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
 
 /// A run of pages an image wrote, and what recovery must find there unless the image was synced by itself.

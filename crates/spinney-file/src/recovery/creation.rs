@@ -57,8 +57,7 @@ pub(super) fn create(probe: &Disk, len: u64, options: &FileOptions) -> Result<Su
     }
     probe.allocate(0, bytes)?;
     let mut file_id = [0; 16];
-    getrandom::fill(&mut file_id)
-        .map_err(|e| FileError::io(IoOp::Open, 0, std::io::Error::other(e.to_string())))?;
+    getrandom::fill(&mut file_id).map_err(|e| FileError::io(IoOp::Open, 0, std::io::Error::other(e.to_string())))?;
     let first = Superblock {
         page_bytes: narrow,
         file_id,
