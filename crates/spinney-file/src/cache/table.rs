@@ -225,7 +225,9 @@ impl Table {
     /// Caller holds the queue lock, here and below.
     pub(super) fn reserve(&self, page: PageNo, pin: &Pin, budget: &Budget) {
         let page = page.get();
-        in_tree_of!(self, page, root => root.get(pin).unwrap_or_else(|| add(root, pin, budget)).reserve(page, pin, budget));
+        in_tree_of!(self, page, root => {
+            root.get(pin).unwrap_or_else(|| add(root, pin, budget)).reserve(page, pin, budget);
+        });
     }
 
     /// Puts a frame at its page's place, which is empty, and lends it.
