@@ -341,6 +341,62 @@ impl Run {
     }
 }
 
+/// Runs the harness over an engine with one rule broken; `Some` with what noticed it, and after how many images.
+fn caught(sabotage: Sabotage) -> Option<(u64, String)> {
+    let mut images = 0;
+    for seed in 0..30 {
+        let attempt = std::panic::catch_unwind(|| -> Result<u64, String> {
+            let run = run(seed, 40, Some(sabotage)).map_err(|e| format!("the run itself: {e}"))?;
+            let mut count = 0;
+            for image in
+                run.recording.images(&EnumerationLimits { images_max: 3000, ..EnumerationLimits::PULL_REQUEST }, seed)
+            {
+                count += 1;
+                run.check(&image, count % 20 == 0).map_err(|e| format!("{count} images: {e}"))?;
+            }
+            Ok(count)
+        });
+        match attempt {
+            Ok(Ok(count)) => images += count,
+            Ok(Err(what)) => return Some((images, what)),
+            Err(panic) => {
+                let what = panic.downcast_ref::<String>().cloned();
+                return Some((images, what.unwrap_or_else(|| "a panic".to_owned())));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn the_harness_notices_each_broken_rule() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let broken = [
+        Sabotage::SpillKeepsStamp,
+        Sabotage::ImageSkipsAPage,
+        Sabotage::ImageClaimsSync,
+        Sabotage::GroupCoversItselfOnly,
+        Sabotage::ForgetsSnapshots,
+        Sabotage::ReusesAtOnce,
+        Sabotage::SuperblockFirst,
+        Sabotage::TrustsImages,
+        Sabotage::NoRecoveredRecord,
+        Sabotage::ForgetsClaims,
+        Sabotage::FirstImage,
+        Sabotage::ReusesNumbers,
+    ];
+    let found: Vec<_> = broken.into_iter().map(|rule| (rule, caught(rule))).collect();
+    std::panic::set_hook(hook);
+    for (rule, found) in &found {
+        match found {
+            Some((images, what)) => println!("{rule:?}: after {images} images: {}", what.lines().next().unwrap_or("")),
+            None => println!("{rule:?}: NOT NOTICED"),
+        }
+    }
+    assert!(found.iter().all(|(_, found)| found.is_some()), "a broken rule went unnoticed");
+}
+
 #[test]
 fn acknowledged_commits_survive_every_crash() {
     let mut images = 0;
