@@ -1,6 +1,7 @@
 //! A checkpoint: a durable image of one version, and a superblock that points to it (rules 13 and 14).
 //!
 //! It takes no writer slot and walks no tree. Commits go on meanwhile; theirs belong to the next checkpoint.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     engine::Engine,

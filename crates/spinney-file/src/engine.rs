@@ -57,7 +57,7 @@ impl Engine {
 
     /// The page behind `ptr`, from the cache or verified from storage.
     pub(crate) fn page<'p>(&self, pin: &'p Pin, owner: Owner, ptr: PagePtr) -> Result<&'p Bytes, FileError> {
-        self.cache.get_or_load(pin, ptr, owner, || self.load(owner, ptr))
+        self.cache.get_or_load(pin, ptr, || self.load(owner, ptr))
     }
 
     fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {

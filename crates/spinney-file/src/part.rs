@@ -1,4 +1,5 @@
 //! One family's share of a write transaction: its private pages and the root it will publish.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, engine::Engine, error::FileError, options::Sabotage,
@@ -257,7 +258,7 @@ impl Part {
     /// Pages just written become clean frames: the next reader finds them.
     pub(crate) fn keep_frames(&self, pages: DirtyPages) {
         for (page, bytes) in pages.sealed {
-            self.engine.cache.insert(PagePtr { page, stamp: self.stamp }, self.owner, bytes);
+            self.engine.cache.insert(PagePtr { page, stamp: self.stamp }, bytes);
         }
     }
 
@@ -357,7 +358,7 @@ impl Pages for Part {
         let piece_at = |byte: u64| {
             let (&start, data) = self.raw.range(..=byte / page_len).next_back()?;
             let skip = byte - start * page_len;
-            (skip < data.len() as u64).then(|| (data, skip as usize))
+            (skip < data.len() as u64).then_some((data, skip as usize))
         };
         match piece_at(from) {
             Some((data, skip)) if data.len() - skip >= len => return Ok(data.slice(skip..skip + len)),

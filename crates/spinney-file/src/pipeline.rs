@@ -9,6 +9,7 @@
 //! There is no timer: whoever wants durability while no leader is active becomes the leader, and takes along
 //! whatever was appended meanwhile (greedy group commit; Helland et al., "Group Commit Timers and High Volume
 //! Transaction Systems", 1988, shows what timers cost).
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     disk::Disk,

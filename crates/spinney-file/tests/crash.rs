@@ -3,6 +3,8 @@
 //! A tiny structure of pages stands for a tree: each owner's descriptor points to a directory page, which lists content
 //! pages and raw extents, each filled from an id. So every page, pointer and stamp is checked without a tree.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney_file::{
     Descriptor, Durability, EnumerationLimits, FileError, FileOptions, Image, Owner, PageHeader, PagePtr, PagedFile,

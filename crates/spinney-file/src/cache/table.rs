@@ -260,7 +260,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Owner, PagePtr, Stamp};
+    use crate::{PagePtr, Stamp};
     use bytes::Bytes;
     use proptest::prelude::*;
     use std::{collections::BTreeMap, sync::Arc};
@@ -277,7 +277,7 @@ mod tests {
 
     fn frame(page: u64, stamp: u64, budget: &Arc<Budget>) -> Box<Frame> {
         let ptr = PagePtr { page: PageNo::new(page).unwrap(), stamp: Stamp(stamp) };
-        Box::new(Frame::new(ptr, Owner(0), Bytes::new(), 0, budget.clone()))
+        Box::new(Frame::new(ptr, Bytes::new(), 0, budget.clone()))
     }
 
     proptest! {

@@ -15,7 +15,6 @@ use std::{
 };
 
 const PAGE_BYTES: usize = 64;
-const OWNER: Owner = Owner(5);
 
 fn at(page: u64, stamp: u64) -> PagePtr {
     PagePtr { page: PageNo::new(page).unwrap(), stamp: Stamp(stamp) }
@@ -24,7 +23,7 @@ fn at(page: u64, stamp: u64) -> PagePtr {
 /// The one right content of a page.
 fn content(ptr: PagePtr) -> Bytes {
     let mut page = vec![0; PAGE_BYTES];
-    page::seal(&mut page, ptr.page, ptr.stamp, OWNER);
+    page::seal(&mut page, ptr.page, ptr.stamp, Owner(5));
     Bytes::from(page)
 }
 
@@ -108,18 +107,18 @@ proptest! {
                 }
                 Op::Load(page) => {
                     let ptr = newest(page);
-                    assert_is(cache.get_or_load(&pin, ptr, OWNER, || Ok(content(ptr)))?, ptr);
-                    assert_is(cache.get_or_load(&pin, ptr, OWNER, must_hit)?, ptr);
+                    assert_is(cache.get_or_load(&pin, ptr, || Ok(content(ptr)))?, ptr);
+                    assert_is(cache.get_or_load(&pin, ptr, must_hit)?, ptr);
                 }
                 Op::FailLoad(page) => {
                     let ptr = newest(page);
                     let was_here = cache.get(&pin, ptr).is_some();
-                    let seen = cache.get_or_load(&pin, ptr, OWNER, || Err(FileError::Closed));
+                    let seen = cache.get_or_load(&pin, ptr, || Err(FileError::Closed));
                     prop_assert_eq!(seen.is_ok(), was_here);
                 }
                 Op::Insert(page) => {
                     truth.insert(page, stamp);
-                    cache.insert(at(page, stamp), OWNER, content(at(page, stamp)));
+                    cache.insert(at(page, stamp), content(at(page, stamp)));
                     prop_assert!(cache.get(&pin, at(page, stamp)).is_some());
                 }
                 Op::InsertStale(page) => {
@@ -127,7 +126,7 @@ proptest! {
                     let was_here = cache.get(&pin, ptr).is_some();
                     if ptr.stamp.0 > 1 {
                         let older = at(page, ptr.stamp.0 - 1);
-                        assert_is(cache.get_or_load(&pin, older, OWNER, || Ok(content(older)))?, older);
+                        assert_is(cache.get_or_load(&pin, older, || Ok(content(older)))?, older);
                         prop_assert_eq!(cache.get(&pin, ptr).is_some(), was_here, "an older writing displaced a newer");
                     }
                 }
@@ -163,7 +162,7 @@ proptest! {
 fn a_budget_of_nothing_still_keeps_one_page() {
     let cache = PageCache::new(Arc::new(Budget::new(0)));
     for page in 1..100 {
-        cache.insert(at(page, 1), OWNER, content(at(page, 1)));
+        cache.insert(at(page, 1), content(at(page, 1)));
         assert!(cache.get(&Pin::new(), at(page, 1)).is_some());
         assert_eq!(cache.stats().frames, 1);
     }
@@ -185,7 +184,7 @@ fn a_page_is_loaded_once_however_many_want_it() {
                     wait_until(|| cache.stats().loads_waited >= READERS as u64 - 1);
                     Ok(content(ptr))
                 };
-                assert_is(cache.get_or_load(&pin, ptr, OWNER, load).unwrap(), ptr);
+                assert_is(cache.get_or_load(&pin, ptr, load).unwrap(), ptr);
             });
         }
     });
@@ -207,7 +206,7 @@ fn loads_of_different_pages_do_not_wait_for_each_other() {
                     both.wait();
                     Ok(content(at(page, 1)))
                 };
-                cache.get_or_load(&Pin::new(), at(page, 1), OWNER, load).map(drop).unwrap();
+                cache.get_or_load(&Pin::new(), at(page, 1), load).map(drop).unwrap();
             });
         }
     });
@@ -224,14 +223,14 @@ fn an_error_goes_to_everybody_who_waited_and_is_not_kept() {
     };
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| match cache.get_or_load(&Pin::new(), ptr, OWNER, load) {
+            scope.spawn(|| match cache.get_or_load(&Pin::new(), ptr, load) {
                 Err(FileError::Closed) => failed.fetch_add(1, SeqCst),
                 other => panic!("{other:?}"),
             });
         }
     });
     assert_eq!((failed.load(SeqCst), cache.stats().loads, cache.stats().frames), (4, 1, 0));
-    assert_is(cache.get_or_load(&Pin::new(), ptr, OWNER, || Ok(content(ptr))).unwrap(), ptr);
+    assert_is(cache.get_or_load(&Pin::new(), ptr, || Ok(content(ptr))).unwrap(), ptr);
 }
 
 #[test]
@@ -244,10 +243,10 @@ fn a_loader_that_panics_leaves_the_page_to_the_next() {
                 wait_until(|| cache.stats().loads_waited >= 1);
                 panic::resume_unwind(Box::new("as a test wants it"))
             };
-            drop(cache.get_or_load(&Pin::new(), ptr, OWNER, load));
+            drop(cache.get_or_load(&Pin::new(), ptr, load));
         });
         wait_until(|| cache.stats().loads > 0);
-        assert_is(cache.get_or_load(&Pin::new(), ptr, OWNER, || Ok(content(ptr))).unwrap(), ptr);
+        assert_is(cache.get_or_load(&Pin::new(), ptr, || Ok(content(ptr))).unwrap(), ptr);
         first.join().unwrap_err();
     });
 }
@@ -256,7 +255,7 @@ fn a_loader_that_panics_leaves_the_page_to_the_next() {
 fn a_scan_leaves_the_pages_in_use_alone() {
     let cache = cache_of(100);
     let pin = Pin::new();
-    let read = |page| drop(cache.get_or_load(&pin, at(page, 1), OWNER, || Ok(content(at(page, 1)))).unwrap().clone());
+    let read = |page| drop(cache.get_or_load(&pin, at(page, 1), || Ok(content(at(page, 1)))).unwrap().clone());
     for _ in 0..4 {
         (1..=50).for_each(read);
     }
@@ -274,7 +273,7 @@ fn a_page_that_comes_back_soon_stays() {
     // Ten pages stay in main for ever unless those that come back take their place.
     let cache = cache_of(20);
     let pin = Pin::new();
-    let read = |page| drop(cache.get_or_load(&pin, at(page, 1), OWNER, || Ok(content(at(page, 1)))).unwrap().clone());
+    let read = |page| drop(cache.get_or_load(&pin, at(page, 1), || Ok(content(at(page, 1)))).unwrap().clone());
     for _ in 0..4 {
         (1..=18).for_each(read);
     }
@@ -291,7 +290,7 @@ fn superseded_pages_go_first() {
     let cache = cache_of(20);
     let pin = Pin::new();
     for page in 1..=20 {
-        cache.insert(at(page, 1), OWNER, content(at(page, 1)));
+        cache.insert(at(page, 1), content(at(page, 1)));
         for _ in 0..5 {
             cache.get(&pin, at(page, 1)).unwrap();
         }
@@ -301,7 +300,7 @@ fn superseded_pages_go_first() {
         assert!(cache.get(&pin, at(page, 1)).is_some(), "older snapshots still find it");
     }
     for page in 21..100 {
-        cache.insert(at(page, 1), OWNER, content(at(page, 1)));
+        cache.insert(at(page, 1), content(at(page, 1)));
         let gone: Vec<u64> = (1..=page).filter(|&page| cache.get(&pin, at(page, 1)).is_none()).collect();
         assert!(gone.iter().all(|page| (5..=14).contains(page)), "{gone:?}");
         if gone.len() == 10 {
@@ -315,7 +314,7 @@ fn superseded_pages_go_first() {
 fn queues_do_not_grow_with_pages_that_come_and_go() {
     let cache = cache_of(20);
     for i in 1..10_000 {
-        cache.insert(at(1 + i % 3, i), OWNER, content(at(1 + i % 3, i)));
+        cache.insert(at(1 + i % 3, i), content(at(1 + i % 3, i)));
         cache.supersede(PageNo::new(1 + i % 3).unwrap());
         if i % 2 == 0 {
             cache.remove(PageNo::new(1 + i % 3).unwrap());
@@ -328,7 +327,7 @@ fn queues_do_not_grow_with_pages_that_come_and_go() {
 fn hits_are_counted() {
     let cache = cache_of(4);
     let pin = Pin::new();
-    cache.insert(at(1, 1), OWNER, content(at(1, 1)));
+    cache.insert(at(1, 1), content(at(1, 1)));
     for _ in 0..10 {
         cache.get(&pin, at(1, 1)).unwrap();
         assert!(cache.get(&pin, at(1, 2)).is_none());
@@ -363,7 +362,7 @@ fn no_reader_ever_sees_another_page_than_its_pointer_means() {
                             let on_disk = *page.lock();
                             if on_disk == ptr { Ok(content(ptr)) } else { Err(FileError::Closed) }
                         };
-                        match cache.get_or_load(&pin, ptr, OWNER, load) {
+                        match cache.get_or_load(&pin, ptr, load) {
                             Ok(bytes) => seen.push((ptr, bytes)),
                             Err(FileError::Closed) => {} // rewritten in between
                             Err(error) => panic!("{error}"),
@@ -386,7 +385,7 @@ fn no_reader_ever_sees_another_page_than_its_pointer_means() {
             match i % 4 {
                 0 => cache.remove(ptr.page),
                 1 => cache.supersede(ptr.page),
-                _ => cache.insert(ptr, OWNER, content(ptr)),
+                _ => cache.insert(ptr, content(ptr)),
             }
         }
         done.store(true, Relaxed);

@@ -104,7 +104,7 @@ impl Record {
     }
 
     /// The first record of `bytes` and what follows it; `None` when it is malformed.
-    pub(crate) fn decode<'a>(bytes: &'a [u8], page_bytes: u32) -> Option<(Self, &'a [u8])> {
+    pub(crate) fn decode(bytes: &[u8], page_bytes: u32) -> Option<(Self, &[u8])> {
         if bytes.len() < 8 {
             return None;
         }

@@ -1,4 +1,5 @@
 //! A new file: the log's blocks, then both superblocks.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     disk::Disk,
