@@ -23,7 +23,7 @@ fn at(page: u64, stamp: u64) -> PagePtr {
 /// The one right content of a page.
 fn content(ptr: PagePtr) -> Bytes {
     let mut page = vec![0; PAGE_BYTES];
-    page::seal(&mut page, ptr.page, ptr.stamp, Owner(5));
+    page::seal(&mut page, ptr.page, ptr.stamp, crate::Owner(5));
     Bytes::from(page)
 }
 
