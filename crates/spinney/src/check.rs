@@ -82,7 +82,6 @@ impl PageSet {
     /// Adds a page; `false` when it was there.
     fn add(&mut self, page: u64) -> bool {
         let piece = self.pieces.entry(page / PIECE_PAGES).or_insert_with(|| Box::new([0; PIECE_WORDS]));
-        #[expect(clippy::cast_possible_truncation, reason = "a place within a piece is small")]
         let word = &mut piece[(page % PIECE_PAGES / 64) as usize];
         let bit = 1 << (page % 64);
         let is_new = *word & bit == 0;

@@ -392,9 +392,9 @@ mod tests {
 
         #[test]
         fn foreign_bytes_never_panic(bytes in tricky_bytes()) {
-            let _ = <(Vec<u8>, String)>::decode(&bytes);
-            let _ = <(bool, u16)>::decode(&bytes);
-            let _ = <((String,), [u8; 2])>::decode(&bytes);
+            let _ = <(Vec<u8>, String) as KeyType>::decode(&bytes);
+            let _ = <(bool, u16) as KeyType>::decode(&bytes);
+            let _ = <((String,), [u8; 2]) as KeyType>::decode(&bytes);
             let _ = <f64 as ValueType>::decode(&bytes);
         }
     }

@@ -151,8 +151,7 @@ impl Family {
     /// # Errors
     /// [`Error::NameEmpty`], [`Error::NameTooLong`], [`Error::FamilyDropped`], and those of reading.
     pub fn open_table(&self, name: &str) -> Result<Option<Table>> {
-        let record = self.db.snapshot().table_record(self, names::checked(name)?)?;
-        Ok(record.map(|record| Table::new(self.clone(), TableId(record.table), name)))
+        self.db.snapshot().open_table(self, name)
     }
 
     /// The default table with typed keys and values. The types are stored when it is first opened so, which it must be

@@ -4,9 +4,9 @@ use crate::{
     catalog::Names,
     database::{Core, NAMES},
     error::{Error, Result},
-    family::{Family, FamilyInfo, Place, TableInfo},
+    family::{Family, FamilyInfo, Place, Table, TableInfo},
     key_range::{KeyRange, prefix_range},
-    names::{DEFAULT_TABLE, TableRecord},
+    names::{self, DEFAULT_TABLE, TableRecord},
     range::{Range, bounds_of},
     value::Value,
 };
@@ -268,6 +268,15 @@ impl Snapshot {
         };
         let named = |found: &Result<(String, TableRecord)>| !matches!(found, Ok((name, _)) if name.is_empty());
         self.names()?.tables(family.shared.owner).filter(named).map(info).collect()
+    }
+
+    /// A table of a family as it was called at the snapshot; the handle is that of any other time.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    pub fn open_table(&self, family: &Family, name: &str) -> Result<Option<Table>> {
+        let record = self.table_record(family, names::checked(name)?)?;
+        Ok(record.map(|record| Table::new(family.clone(), TableId(record.table), name)))
     }
 
     // For this crate.
