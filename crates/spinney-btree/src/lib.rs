@@ -1,29 +1,39 @@
 //! A copy-on-write B+tree on a crash-safe paged file: ordered maps on disk, many in one family, with O(1) snapshots.
 #![forbid(unsafe_code)]
-#![allow(unused, clippy::unimplemented)]
+#![allow(clippy::unimplemented)]
 
+mod bulk;
 mod check;
 mod dump;
+mod edit;
 mod error;
 mod family;
 mod graveyard;
+mod large;
 mod limits;
+mod node;
+mod node_mut;
 mod range;
+mod remove;
+mod remove_range;
 mod root;
+mod run;
 mod seal;
 mod tree;
+mod tree_mut;
 
 pub use crate::{
     check::{CheckOptions, CheckReport, TreeStats, check, stats},
     dump::dump_page,
     error::TreeError,
-    family::{FamilyMut, FamilyTxn, TreeMut},
+    family::{FamilyMut, FamilyTxn},
     graveyard::Grave,
     limits::Limits,
     range::{Borrowed, Bounds, Range, Value},
     root::{FamilyRoot, TableId, TreeRoot},
     seal::page_check,
     tree::Tree,
+    tree_mut::TreeMut,
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{

@@ -2,11 +2,14 @@
 
 use crate::{
     error::TreeError,
+    large::LargeReader,
+    node::{LargeRef, Node, Stored},
     range::{Bounds, Range},
     root::{TableId, TreeRoot},
 };
 use bytes::Bytes;
-use spinney_file::{Owner, Pages};
+use spinney_file::{Owner, PageNo, PagePtr, Pages, Pin};
+use std::ops::Bound;
 
 /// One tree as its root shows it. Borrowed and cheap to make: make one per operation.
 #[derive(Debug)]
@@ -16,6 +19,14 @@ pub struct Tree<'a, P> {
     table: TableId,
     root: TreeRoot,
 }
+
+impl<P> Clone for Tree<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Tree<'_, P> {}
 
 impl<'a, P: Pages> Tree<'a, P> {
     /// A tree whose pages are read from `pages`.
@@ -33,45 +44,74 @@ impl<'a, P: Pages> Tree<'a, P> {
         self.root.is_empty()
     }
 
-    /// The value of a key. O(height); a small value is copied out, a large one is read whole.
+    /// The value of a key, copied out; a large one is read whole. O(height).
+    ///
+    /// # Errors
+    /// Those of reading a page; [`TreeError::Corrupt`] when pages do not fit together. The same for all reads.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TreeError> {
-        unimplemented!()
+        self.find(key, |stored| match stored {
+            Stored::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+            Stored::Large(large) => self.large().read_at(large, 0, usize::MAX),
+        })
     }
 
     /// Lends the value to `read` without copying it when it lies in a leaf.
     pub fn get_with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TreeError> {
-        unimplemented!()
+        self.find(key, |stored| match stored {
+            Stored::Inline(bytes) => Ok(read(bytes)),
+            Stored::Large(large) => Ok(read(&self.large().read_at(large, 0, usize::MAX)?)),
+        })
     }
 
     /// Whether the key is there. Touches no large value.
     pub fn contains(&self, key: &[u8]) -> Result<bool, TreeError> {
-        unimplemented!()
+        Ok(self.find(key, |_| Ok(()))?.is_some())
     }
 
     /// The length of a key's value, in bytes. Touches no large value.
     pub fn value_len(&self, key: &[u8]) -> Result<Option<u64>, TreeError> {
-        unimplemented!()
+        self.find(key, |stored| match stored {
+            Stored::Inline(bytes) => Ok(bytes.len() as u64),
+            Stored::Large(large) => Ok(large.bytes),
+        })
     }
 
     /// Up to `len` bytes of a key's value from byte `offset` on, fewer at its end. Of a large value only the 64 KiB
     /// chunks that are touched are read and verified.
     pub fn read_at(&self, key: &[u8], offset: u64, len: usize) -> Result<Option<Bytes>, TreeError> {
-        unimplemented!()
+        self.find(key, |stored| match stored {
+            Stored::Inline(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(Bytes::copy_from_slice(&bytes[start..start.saturating_add(len).min(bytes.len())]))
+            }
+            Stored::Large(large) => self.large().read_at(large, offset, len),
+        })
     }
 
     /// The first entry.
     pub fn first(&self) -> Result<Option<(Bytes, Bytes)>, TreeError> {
-        unimplemented!()
+        self.end(|_| 0, |_| 0)
     }
 
     /// The last entry.
     pub fn last(&self) -> Result<Option<(Bytes, Bytes)>, TreeError> {
-        unimplemented!()
+        self.end(|branch| branch.count(), |leaf| leaf.count().wrapping_sub(1))
     }
 
     /// How many entries lie in a range: exact, from the counts in child pointers, O(height).
     pub fn count(&self, bounds: &Bounds) -> Result<u64, TreeError> {
-        unimplemented!()
+        let before = |key: &[u8], inclusive: bool| self.rank(key, inclusive);
+        let start = match &bounds.0 {
+            Bound::Unbounded => 0,
+            Bound::Included(key) => before(key, false)?,
+            Bound::Excluded(key) => before(key, true)?,
+        };
+        let end = match &bounds.1 {
+            Bound::Unbounded => self.len(),
+            Bound::Included(key) => before(key, true)?,
+            Bound::Excluded(key) => before(key, false)?,
+        };
+        Ok(end.saturating_sub(start))
     }
 
     /// The entries of a range, in order from either end.
@@ -80,5 +120,83 @@ impl<'a, P: Pages> Tree<'a, P> {
         P: Clone,
     {
         Range::new(self.pages.clone(), self.owner, self.table, self.root, bounds)
+    }
+
+    /// How many entries are below a key, or not above it.
+    fn rank(&self, key: &[u8], inclusive: bool) -> Result<u64, TreeError> {
+        let pin = self.pages.pin();
+        let Some(mut ptr) = self.root.ptr() else { return Ok(0) };
+        let mut rank = 0u64;
+        for level in (0..self.root.height()).rev() {
+            let node = self.node(&pin, ptr, level)?;
+            if level == 0 {
+                let (slot, found) = node.search(key);
+                return Ok(rank.saturating_add(slot as u64 + u64::from(found && inclusive)));
+            }
+            let index = node.child_for(key);
+            rank = (0..index).fold(rank, |rank, i| rank.saturating_add(node.child(i).entries));
+            ptr = node.child(index).ptr;
+        }
+        unreachable!("a tree with a root has a level 0")
+    }
+
+    /// Descends to a key's value.
+    #[inline]
+    fn find<R>(&self, key: &[u8], read: impl FnOnce(Stored<'_>) -> Result<R, TreeError>) -> Result<Option<R>, TreeError> {
+        let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
+        let pin = self.pages.pin();
+        for level in (1..self.root.height()).rev() {
+            let node = self.node(&pin, ptr, level)?;
+            ptr = node.child(node.child_for(key)).ptr;
+        }
+        let leaf = self.node(&pin, ptr, 0)?;
+        match leaf.search(key) {
+            (slot, true) => Ok(Some(read(leaf.value(slot))?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The entry at one end of the tree.
+    fn end(
+        &self,
+        child: impl Fn(&Node<'_>) -> usize,
+        slot: impl Fn(&Node<'_>) -> usize,
+    ) -> Result<Option<(Bytes, Bytes)>, TreeError> {
+        let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
+        let pin = self.pages.pin();
+        for level in (1..self.root.height()).rev() {
+            let node = self.node(&pin, ptr, level)?;
+            ptr = node.child(child(&node)).ptr;
+        }
+        let leaf = self.node(&pin, ptr, 0)?;
+        let slot = slot(&leaf);
+        if slot >= leaf.count() {
+            return Err(self.corrupt(ptr.page, "a leaf without entries"));
+        }
+        let value = match leaf.value(slot) {
+            Stored::Inline(bytes) => Bytes::copy_from_slice(bytes),
+            Stored::Large(large) => self.large().read_at(large, 0, usize::MAX)?,
+        };
+        Ok(Some((leaf.key(slot).to_vec().into(), value)))
+    }
+
+    /// A page as a node of this tree.
+    #[inline]
+    pub(crate) fn node<'p>(&'p self, pin: &'p Pin, ptr: PagePtr, level: u8) -> Result<Node<'p>, TreeError> {
+        let page = self.pages.page(pin, self.owner, ptr)?;
+        Node::open(page, self.table, level).map_err(|why| self.corrupt(ptr.page, why))
+    }
+
+    fn large(&self) -> LargeReader<'a, P> {
+        LargeReader { pages: self.pages, owner: self.owner, table: self.table }
+    }
+
+    pub(crate) fn corrupt(&self, page: PageNo, why: &'static str) -> TreeError {
+        TreeError::Corrupt { page, owner: self.owner, table: self.table, why }
+    }
+
+    /// A large value found in one of the tree's leaves.
+    pub(crate) fn read_large(&self, large: LargeRef, offset: u64, len: usize) -> Result<Bytes, TreeError> {
+        self.large().read_at(large, offset, len)
     }
 }

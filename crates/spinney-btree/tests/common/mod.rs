@@ -1,0 +1,118 @@
+//! A family under test beside its model: sorted maps of the standard library.
+#![allow(dead_code, missing_docs, reason = "each test file uses its own part of this")]
+
+use spinney_btree::{
+    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range, Snapshot, TableId,
+    Tree, Wait, WriteTxn, check, page_check,
+};
+use std::collections::BTreeMap;
+
+pub const OWNER: Owner = Owner(7);
+
+pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+pub type Model = BTreeMap<TableId, Map>;
+
+/// One family: what is committed, the transaction that is open, and what both should hold.
+pub struct Bed {
+    pub file: PagedFile,
+    pub txn: Option<(WriteTxn, FamilyTxn)>,
+    pub committed: Model,
+    pub model: Model,
+    pub snapshots: Vec<(Snapshot, Model)>,
+    /// Pages that commits have claimed less those they have released.
+    pub pages: u64,
+}
+
+impl Bed {
+    pub fn new(page_bytes: usize, budget_bytes: u64) -> Self {
+        let file = PagedFile::in_memory(FileOptions { page_bytes, budget_bytes, page_check, ..FileOptions::default() }).unwrap();
+        let model = Model::from([(TableId::DEFAULT, Map::new())]);
+        Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0 }
+    }
+
+    pub fn with<R>(&mut self, operation: impl FnOnce(spinney_btree::FamilyMut<'_>) -> R) -> R {
+        if self.txn.is_none() {
+            let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
+            let family = FamilyTxn::new(txn.part(OWNER).unwrap()).unwrap();
+            self.txn = Some((txn, family));
+        }
+        let (txn, family) = self.txn.as_mut().unwrap();
+        operation(family.family(txn.part(OWNER).unwrap()))
+    }
+
+    pub fn spill(&mut self) {
+        if let Some((txn, _)) = &mut self.txn {
+            txn.part(OWNER).unwrap().spill().unwrap();
+        }
+    }
+
+    pub fn abort(&mut self) {
+        self.txn = None;
+        self.model = self.committed.clone();
+    }
+
+    pub fn commit(&mut self) {
+        let Some((mut txn, mut family)) = self.txn.take() else { return };
+        let part = txn.part(OWNER).unwrap();
+        family.store(part).unwrap();
+        self.pages = self.pages + part.claimed_pages() - part.released_pages();
+        txn.commit(Durability::Immediate).unwrap();
+        self.committed = self.model.clone();
+    }
+
+    pub fn root(&self, snapshot: &Snapshot) -> FamilyRoot {
+        FamilyRoot::decode(OWNER, &snapshot.root(OWNER).unwrap().unwrap_or([0; 64])).unwrap()
+    }
+
+    /// Checks the committed family: its content, its structure, and that it has exactly the pages it should have.
+    pub fn verify(&self) -> CheckReport {
+        let snapshot = self.file.snapshot();
+        let root = self.root(&snapshot);
+        compare(&self.file, &root, &self.committed);
+        let mut visited = 0;
+        let options = CheckOptions { large_values: true };
+        let report = check(&self.file, OWNER, &root, options, &mut |extent, _| visited += extent.pages).unwrap();
+        assert!(report.is_sound(), "{:#?}", report.problems);
+        assert_eq!(visited, report.pages());
+        assert_eq!(report.pages(), self.pages, "reachable pages are those allocated and not freed");
+        assert_eq!(report.entries, self.committed.values().map(|map| map.len() as u64).sum::<u64>());
+        assert_eq!(report.tables, self.committed.len() as u64);
+        report
+    }
+
+    pub fn verify_snapshots(&self) {
+        for (snapshot, model) in &self.snapshots {
+            compare(snapshot.file(), &self.root(snapshot), model);
+        }
+    }
+}
+
+/// Reads a whole family and compares it with its model.
+pub fn compare(file: &PagedFile, root: &FamilyRoot, model: &Model) {
+    let tables = root.all_tables(file, OWNER).unwrap();
+    assert_eq!(tables.iter().map(|(id, _)| *id).collect::<Vec<_>>(), model.keys().copied().collect::<Vec<_>>());
+    for (id, root) in tables {
+        let tree = Tree::new(file, OWNER, id, root);
+        let map = &model[&id];
+        assert_eq!(tree.len(), map.len() as u64);
+        assert!(contents(tree.range(all())) == map.clone().into_iter().collect::<Vec<_>>(), "{id:?} differs");
+    }
+}
+
+pub fn all() -> Bounds {
+    (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded)
+}
+
+pub fn contents<P: spinney_btree::Pages + Clone>(range: Range<P>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    range
+        .map(|entry| {
+            let (key, value) = entry.unwrap();
+            (key.to_vec(), value.read().unwrap().to_vec())
+        })
+        .collect()
+}
+
+/// Bytes that differ by `seed`.
+pub fn value(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8) ^ seed | 1).collect()
+}
