@@ -1,6 +1,8 @@
 //! Several threads: the same family created twice at once, writers beside each other, readers in between, drops under
 //! the feet of those who wait.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use spinney::{Database, Durability, Error, Family, Result};
 use std::{
     sync::{

@@ -1,5 +1,7 @@
 //! What must compile: the ways people write keys, values, ranges and handles; and what may cross threads.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use spinney::{Database, Durability, Family, Range, Result, Snapshot, Table, TypedTable, Value, WriteTransaction};
 use std::{ops::Bound, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Ten thousand families: what one costs does not depend on how many there are.
 
-use spinney::{Database, Durability, Options, Result};
+use spinney::{Durability, Options, Result};
 
 const MANY: usize = 10_000;
 

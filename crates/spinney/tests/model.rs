@@ -1,6 +1,8 @@
 //! The database is a map of maps of sorted maps: random histories of transactions over several families and tables, with
 //! aborts, drops, renames, snapshots that are held and compared later, and closing and opening in between.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use proptest::prelude::*;
 use spinney::{
     Database, Durability, Error, Family, KeyRange, Options, Result, Snapshot, Table, Value, WriteTransaction,
