@@ -51,7 +51,7 @@ fn tables_are_created_once_too() {
 /// Money moves between accounts of different families; every snapshot has all of it.
 #[test]
 fn snapshots_see_whole_transactions() {
-    const FAMILIES: u64 = 4;
+    const FAMILIES: usize = 4;
     const EACH: u64 = 1000;
     let db = Database::in_memory().unwrap();
     let banks: Vec<Family> = (0..FAMILIES).map(|i| db.family(&format!("bank{i}")).unwrap()).collect();
@@ -68,9 +68,9 @@ fn snapshots_see_whole_transactions() {
             .map(|i| {
                 let (db, banks) = (&db, &banks);
                 scope.spawn(move || -> Result<()> {
-                    for round in 0..200u64 {
+                    for round in 0..200 {
                         let (from, to) = ((i + round) % FAMILIES, (i * 3 + round * 7 + 1) % FAMILIES);
-                        let (from, to) = (&banks[from as usize], &banks[to as usize]);
+                        let (from, to) = (&banks[from], &banks[to]);
                         let mut txn = db.begin([from, to])?;
                         let has = read(txn.family(from)?.get("money")?);
                         txn.family(from)?.insert("money", (has - 1).to_be_bytes())?;
@@ -87,7 +87,7 @@ fn snapshots_see_whole_transactions() {
             while !done.load(Ordering::Relaxed) {
                 let snap = db.snapshot();
                 let total: u64 = banks.iter().map(|bank| read(snap.get(bank, "money").unwrap())).sum();
-                assert_eq!(total, FAMILIES * EACH);
+                assert_eq!(total, FAMILIES as u64 * EACH);
             }
         });
         let moved: Vec<_> = movers.into_iter().map(|mover| mover.join()).collect();
