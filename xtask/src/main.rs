@@ -1,2 +1,60 @@
 //! The workspace's own commands: `cargo xtask help` lists them.
-fn main() {}
+//!
+//! ```text
+//!   check = layers + tidy + fmt + clippy + docs        test = cargo test + package
+//! ```
+//! Every command exits with an error when what it looks at does not hold, and says where.
+
+mod check; // is the code in order
+mod crash; // is nothing acknowledged ever lost
+mod layers; // do the crates point one way
+mod package; // does what is published work for a stranger
+mod step; // one child process: announced, run, timed
+mod test; // does everything the README promises hold
+mod tidy; // rules of the house that no compiler knows
+mod workspace; // where things are
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The workspace's own commands", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, lints and documentation, warnings as errors; and `layers` and `tidy`
+    Check,
+    /// Everything the README promises: all tests, and the READMEs against the packaged crates
+    Test,
+    /// Fails when a crate depends on anything but the layer directly below it
+    Layers,
+    /// Fails when a file lacks its header, a link its target, or `unsafe` is where it does not belong
+    Tidy,
+    /// Cuts the power at every storage call of random workloads, reopens, and compares with the model
+    Crash(crash::Arguments),
+    /// Packages the four crates and runs the READMEs' programs against the packages
+    Package,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Check => check::run(),
+        Command::Test => test::run(),
+        Command::Layers => layers::run(),
+        Command::Tidy => tidy::run(),
+        Command::Crash(arguments) => crash::run(&arguments),
+        Command::Package => package::run(),
+    };
+    // The chain of causes only: where in xtask it was noticed helps nobody.
+    result.map_or_else(
+        |error| {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}

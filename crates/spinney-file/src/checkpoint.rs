@@ -1,0 +1,281 @@
+//! A checkpoint: a durable image of one version, and a superblock that points to it (rules 13 and 14).
+//!
+//! It takes no writer slot and walks no tree. Commits go on meanwhile; theirs belong to the next checkpoint.
+
+use crate::{
+    engine::Engine,
+    error::FileError,
+    log::{BLOCK_BYTES, Record, RingLayout},
+    options::Sabotage,
+    owners::{NO_OWNER, SavedOwners},
+    page::{PageHeader, PagePtr},
+    pipeline::{Cut, Goal},
+    space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
+    superblock::{SLOT_AT, Superblock},
+};
+use parking_lot::{Mutex, MutexGuard};
+use spinney_alloc::{Extent, PageNo, Seq, Stamp};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+/// The newest durable checkpoint, and the turn to make the next.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    /// Its superblock. Locked for as long as a checkpoint runs: one at a time.
+    newest: Mutex<Superblock>,
+    /// Log blocks that some commit needs and the log does not have.
+    wanted_blocks: AtomicU64,
+    finished: AtomicU64,
+    failed: AtomicU64,
+    /// C_d, for readers of statistics.
+    seq: AtomicU64,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(newest: Superblock) -> Self {
+        Self {
+            seq: AtomicU64::new(newest.seq.0),
+            newest: Mutex::new(newest),
+            wanted_blocks: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    /// A commit needs a log of at least that many blocks: the next checkpoint enlarges it.
+    pub(crate) fn want_log_blocks(&self, blocks: u64) {
+        self.wanted_blocks.fetch_max(blocks, Ordering::Relaxed);
+    }
+
+    pub(crate) fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn seq(&self) -> Seq {
+        Seq(self.seq.load(Ordering::Acquire))
+    }
+}
+
+impl Engine {
+    /// Makes a checkpoint.
+    ///
+    /// # Errors
+    /// Whatever kept it from being durable. Unless the file is poisoned nothing is lost: the next one covers it all.
+    pub(crate) fn checkpoint_now(&self) -> Result<Seq, FileError> {
+        self.checkpoint_unless(|| false)
+    }
+
+    /// Waits for its turn and makes a checkpoint, unless `served` says by then that others' were enough.
+    pub(crate) fn checkpoint_unless(&self, served: impl FnOnce() -> bool) -> Result<Seq, FileError> {
+        let mut newest = self.checkpoints.newest.lock();
+        if served() {
+            return Ok(newest.seq);
+        }
+        if self.pipeline.is_poisoned() {
+            return Err(FileError::Poisoned);
+        }
+        let begun = Instant::now();
+        let done = self.run_checkpoint(&mut newest);
+        match &done {
+            Ok(_) => {
+                self.checkpoints.finished.fetch_add(1, Ordering::AcqRel);
+                self.disk.counters.latencies.checkpoint.record(begun.elapsed());
+            }
+            Err(_) => drop(self.checkpoints.failed.fetch_add(1, Ordering::AcqRel)),
+        }
+        done
+    }
+
+    fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
+        let number = newest.number + 1;
+        let (layout, grown) = self.enlarged_log()?;
+        let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
+        let cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
+            Ok(cut) => cut,
+            Err(error) => {
+                self.space.give_back(grown);
+                return Err(error);
+            }
+        };
+        self.checkpoints.wanted_blocks.store(0, Ordering::Relaxed);
+        let saved = self.save(newest, number, &layout, grown, &cut);
+        match saved {
+            Ok((superblock, owners)) => {
+                self.finish(newest, superblock, owners);
+                self.anchor()?;
+                Ok(cut.seq)
+            }
+            Err(error) => {
+                self.space.map(|map| map.fail_checkpoint());
+                self.pipeline.take_back(cut.changed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything up to and including the durable superblock.
+    fn save(
+        &self,
+        newest: &Superblock,
+        number: u64,
+        layout: &RingLayout,
+        grown: Option<Extent>,
+        cut: &Cut,
+    ) -> Result<(Superblock, SavedOwners), FileError> {
+        self.space.map(|map| {
+            if let Some(extent) = grown {
+                map.mark_permanent(extent);
+            }
+            for delta in &cut.deltas {
+                map.commit(delta.clone());
+            }
+            map.begin_checkpoint(cut.seq);
+            map.save_as(number);
+        });
+        self.wait(cut.seq, Goal::Durable)?;
+        let position = self.pipeline.cut_position(cut.seq);
+
+        while let Err(need) = self.owners.freeze_with(|| self.space.map(|map| map.apply_checkpoint())) {
+            self.space.satisfy(&self.disk, need)?;
+        }
+        let used_end = self.space.with(&self.disk, |map| map.durable_used_end())?;
+        let owners = self.owners.save(&self.disk, &cut.version, &cut.changed, number)?;
+        self.save_map(number)?;
+        let ahead = self.options.tuning.numbers_ahead;
+        let superblock = Superblock {
+            number,
+            epoch: self.pipeline.epoch(),
+            seq: cut.seq,
+            seq_limit: self.pipeline.seq_limit().max(Seq(self.pipeline.appended().0 + ahead)),
+            stamp_limit: Stamp(self.stamp_limit.load(Ordering::Acquire).max(self.next_stamp.load(Ordering::Acquire) + ahead)),
+            log_start: position.block,
+            log_chain: position.chain,
+            file_pages: self.space.map(|map| map.file_pages()),
+            used_end,
+            log: layout.clone(),
+            map: self.space.map(|map| map.superblock_entries()),
+            owners: self.owners.superblock_entries(&owners),
+            page_bytes: newest.page_bytes,
+            file_id: newest.file_id,
+        };
+        let first = self.options.broken(Sabotage::SuperblockFirst);
+        if !first {
+            self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
+        }
+        let slot = SLOT_AT[superblock.slot()];
+        // A superblock that fails half-way may be on disk or not; only reopening can tell.
+        self.disk.write_sync(slot, &superblock.encode()).inspect_err(|_| self.pipeline.poison())?;
+        if first {
+            self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
+        }
+        self.pipeline.free_before(position);
+        Ok((superblock, owners))
+    }
+
+    /// The superblock is durable: what it no longer needs may be granted, unless a snapshot reaches it.
+    fn finish(&self, newest: &mut MutexGuard<'_, Superblock>, superblock: Superblock, owners: SavedOwners) {
+        self.owners.finish(owners);
+        self.pipeline.raise_seq_limit(superblock.seq_limit);
+        self.stamp_limit.fetch_max(superblock.stamp_limit.0, Ordering::AcqRel);
+        self.checkpoints.seq.store(superblock.seq.0, Ordering::Release);
+        **newest = superblock;
+        let free = self.space.map(|map| {
+            let free = map.finish_checkpoint(self);
+            map.trim();
+            free
+        });
+        self.forget(&free);
+        self.collect_registering();
+        self.collect_ended_snapshots();
+    }
+
+    /// Appends a record that chains from the new superblock. When the *other* slot is found damaged later, this shows that it was the
+    /// older one; without it nobody could tell an empty log from one that a newer checkpoint has recycled.
+    fn anchor(&self) -> Result<(), FileError> {
+        if self.options.broken(Sabotage::NoAnchor) {
+            return Ok(());
+        }
+        let seq = self.pipeline.append_anchor(Record::Anchor.encode())?;
+        self.wait(seq, Goal::Durable)
+    }
+
+    /// Writes the changed map pages and their directories to the homes that are not current.
+    fn save_map(&self, number: u64) -> Result<(), FileError> {
+        let mut page = vec![0; self.disk.page_bytes];
+        for region in self.space.map(|map| map.changed_regions()) {
+            page.fill(0);
+            let home = self.space.map(|map| map.encode_region(region, &mut page));
+            self.write_map_page(home, number, KIND_MAP_REGION, &mut page)?;
+        }
+        for directory in self.space.map(|map| map.changed_directories()) {
+            page.fill(0);
+            let home = self.space.map(|map| map.encode_directory(directory, &mut page));
+            self.write_map_page(home, number, KIND_MAP_DIRECTORY, &mut page)?;
+        }
+        Ok(())
+    }
+
+    fn write_map_page(&self, home: PageNo, number: u64, kind: u8, page: &mut [u8]) -> Result<(), FileError> {
+        page[PageHeader::KIND] = kind;
+        self.disk.write_page(PagePtr { page: home, stamp: Stamp(number) }, NO_OWNER, page)
+    }
+
+    /// The log's layout after this checkpoint, and the extent it gained: twice as large while checkpoints come because the log
+    /// is full, or as large as a waiting commit needs. The new blocks are zero on disk before anything names them, so
+    /// that no old bytes can be mistaken for groups.
+    fn enlarged_log(&self) -> Result<(RingLayout, Option<Extent>), FileError> {
+        let layout = self.pipeline.layout();
+        let wanted = self.checkpoints.wanted_blocks.load(Ordering::Relaxed);
+        let blocks = layout.blocks();
+        let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
+        let doubled = if self.pipeline.half_full() { (2 * blocks).min(limit) } else { 0 };
+        let goal = doubled.max(wanted);
+        if goal <= blocks || layout.extents().len() >= RingLayout::EXTENTS_MAX {
+            return Ok((layout, None));
+        }
+        let bytes = (goal - blocks) * BLOCK_BYTES;
+        let pages = bytes.div_ceil(self.disk.page_bytes as u64);
+        let extent = match self.space.with(&self.disk, |map| map.reserve_run(pages)) {
+            Ok(extent) => extent,
+            // A small log works, slower; only a commit that needs more fails, with its own error.
+            Err(FileError::Full { .. }) => return Ok((layout, None)),
+            Err(error) => return Err(error),
+        };
+        let mut extents = layout.extents().to_vec();
+        extents.push(extent);
+        let zeroed = self.zero(extent);
+        match (RingLayout::new(extents, newest_page_bytes(self)), zeroed) {
+            (Some(larger), Ok(())) => Ok((larger, Some(extent))),
+            (None, Ok(())) => {
+                self.space.give_back([extent]);
+                Ok((layout, None))
+            }
+            (_, Err(error)) => {
+                self.space.give_back([extent]);
+                Err(error)
+            }
+        }
+    }
+
+    fn zero(&self, extent: Extent) -> Result<(), FileError> {
+        let zeros = vec![0; (extent.pages * self.disk.page_bytes as u64).min(1 << 20) as usize];
+        let mut at = self.disk.offset(extent.start);
+        let end = at + extent.pages * self.disk.page_bytes as u64;
+        while at < end {
+            let len = (end - at).min(zeros.len() as u64);
+            self.disk.write(at, &zeros[..len as usize])?;
+            at += len;
+        }
+        self.disk.sync().inspect_err(|_| self.pipeline.poison())
+    }
+}
+
+fn newest_page_bytes(engine: &Engine) -> u32 {
+    u32::try_from(engine.disk.page_bytes).expect("64 KiB at most")
+}

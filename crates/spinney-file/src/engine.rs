@@ -1,0 +1,236 @@
+//! What all handles of one open file share, and the paths that everybody takes: reading a page, drawing a stamp,
+//! waiting for room in the log.
+
+use crate::{
+    budget::Budget,
+    cache::{PageCache, Pin},
+    checkpoint::Checkpoints,
+    disk::Disk,
+    error::FileError,
+    maintenance::Signal,
+    options::FileOptions,
+    owners::OwnerTable,
+    page::PagePtr,
+    pipeline::{Goal, Pipeline},
+    readers::{REGISTERING, Readers},
+    slots::WriterSlots,
+    space::Space,
+    version::{OwnerRoot, Version, leaf_of},
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use spinney_alloc::{Extent, Owner, Protect, Seq, Stamp};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+/// Owners whose last transaction's size is remembered, to size the next one's arena.
+const APPETITES_MAX: usize = 64;
+
+/// One open file. **Lock order:** owner table homes, map, append; the leader's log lock before append; none is held across
+/// I/O except the leader's own, and the owner table's while a directory page is read.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) disk: Disk,
+    pub(crate) options: FileOptions,
+    pub(crate) space: Space,
+    pub(crate) cache: PageCache,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) owners: OwnerTable,
+    pub(crate) readers: Readers,
+    pub(crate) slots: WriterSlots,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) signal: Arc<Signal>,
+    pub(crate) next_stamp: AtomicU64,
+    pub(crate) stamp_limit: AtomicU64,
+    pub(crate) appetites: Mutex<FxHashMap<Owner, u64>>,
+    pub(crate) closed: AtomicBool,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) shadow: crate::shadow::Shadow,
+}
+
+impl Engine {
+    // ---- reading ----
+
+    /// The page behind `ptr`, from the cache or verified from storage.
+    pub(crate) fn page<'p>(&self, pin: &'p Pin, owner: Owner, ptr: PagePtr) -> Result<&'p Bytes, FileError> {
+        self.cache.get_or_load(pin, ptr, owner, || self.load(owner, ptr))
+    }
+
+    fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
+        let page = self.disk.read_page(ptr, Some(owner))?;
+        match (self.options.page_check)(&page) {
+            Ok(()) => Ok(page.into()),
+            Err(why) => {
+                Err(FileError::Corrupt { page: ptr.page, owner: Some(owner), at: self.disk.offset(ptr.page), why })
+            }
+        }
+    }
+
+    /// An owner's root in a version; its `stamp` is 0 when it was never committed.
+    pub(crate) fn root_in(&self, version: &Version, owner: Owner) -> Result<OwnerRoot, FileError> {
+        match version.changed(owner) {
+            Some(root) => Ok(*root),
+            None => {
+                let leaf = self.owners.at_opening(&self.disk, leaf_of(owner))?;
+                Ok(leaf[owner.0 as usize % leaf.len()])
+            }
+        }
+    }
+
+    /// The stamp of an owner's root without I/O: exact for owners that changed since opening, which are the only ones with freed pages.
+    fn stamp_in(&self, version: &Version, owner: Owner) -> Stamp {
+        match version.changed(owner) {
+            Some(root) => root.stamp,
+            None => self.owners.loaded(leaf_of(owner)).map_or(Stamp(0), |leaf| leaf[owner.0 as usize % leaf.len()].stamp),
+        }
+    }
+
+    // ---- numbers (rule 21) ----
+
+    /// A stamp nobody had before. Taken with the slots held, so that stamps and seqs grow together within an owner.
+    ///
+    /// # Errors
+    /// Those of a checkpoint, which raises the limit when it is reached.
+    pub(crate) fn draw_stamp(&self) -> Result<Stamp, FileError> {
+        loop {
+            let limit = self.stamp_limit.load(Ordering::Acquire);
+            let drawn = self
+                .next_stamp
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| (next < limit).then_some(next + 1));
+            if let Ok(stamp) = drawn {
+                return Ok(Stamp(stamp));
+            }
+            self.checkpoint_unless(|| self.stamp_limit.load(Ordering::Acquire) > limit)?;
+        }
+    }
+
+    // ---- room in the log (rule 5) ----
+
+    /// Reserves room for a record, by a checkpoint if need be. The caller holds writer slots only.
+    pub(crate) fn reserve_log(&self, blocks: u64) -> Result<(), FileError> {
+        let mut checkpoints_tried = 0;
+        loop {
+            // Seqs are given at append; the margin covers what may be appended between here and there.
+            let seqs_left = self.pipeline.seq_limit().0.saturating_sub(self.pipeline.appended().0);
+            if seqs_left > 1024 && self.pipeline.reserve(blocks) {
+                return Ok(());
+            }
+            if self.pipeline.is_poisoned() {
+                return Err(FileError::Poisoned);
+            }
+            if !self.pipeline.could_hold(blocks) {
+                self.checkpoints.want_log_blocks(2 * blocks + 64);
+            }
+            checkpoints_tried += 1;
+            let mut reserved = false;
+            let made = self.checkpoint_unless(|| {
+                reserved = self.pipeline.reserve(blocks);
+                reserved
+            });
+            match made {
+                Ok(_) if reserved => return Ok(()),
+                Ok(_) if checkpoints_tried < 64 => {}
+                Ok(_) => return Err(FileError::Full { bytes_wanted: blocks * crate::log::BLOCK_BYTES }),
+                Err(FileError::Poisoned) => return Err(FileError::Poisoned),
+                Err(error) => return Err(FileError::CheckpointFailed(Arc::new(error))),
+            }
+        }
+    }
+
+    // ---- space ----
+
+    /// Runs `reserve`; when the file is full, waits for a checkpoint, which frees what commits released, and tries once more.
+    pub(crate) fn with_space<T>(&self, reserve: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
+        self.collect_ended_snapshots();
+        match reserve() {
+            Err(FileError::Full { .. }) => {
+                let finished = self.checkpoints.finished();
+                if self.pipeline.freed_pages() > 0 {
+                    self.checkpoint_unless(|| self.checkpoints.finished() > finished + 1)?;
+                }
+                reserve()
+            }
+            other => other,
+        }
+    }
+
+    /// Frees what only ended snapshots still held.
+    pub(crate) fn collect_ended_snapshots(&self) {
+        for ended in self.readers.take_ended() {
+            let free = self.space.map(|map| map.release(ended, self));
+            self.forget(&free);
+        }
+    }
+
+    /// The same for what might have been needed by snapshots that were just registering.
+    pub(crate) fn collect_registering(&self) {
+        let free = self.space.map(|map| map.release(REGISTERING, self));
+        self.forget(&free);
+    }
+
+    /// Pages returned to the free map: their frames are worth nothing.
+    pub(crate) fn forget(&self, free: &[Extent]) {
+        for &extent in free {
+            self.cache.remove_extent(extent);
+            #[cfg(any(test, feature = "testing"))]
+            self.shadow.freed(extent);
+        }
+    }
+
+    // ---- waiting and housekeeping ----
+
+    /// Waits until `seq` has reached `goal`.
+    pub(crate) fn wait(&self, seq: Seq, goal: Goal) -> Result<(), FileError> {
+        self.pipeline.wait(&self.disk, &self.options, seq, goal)
+    }
+
+    /// Whether a checkpoint should run now.
+    pub(crate) fn checkpoint_due(&self) -> bool {
+        let freed = self.pipeline.freed_pages() * self.disk.page_bytes as u64;
+        let limit = self.options.tuning.checkpoint_after_freed_bytes;
+        self.pipeline.half_full()
+            || freed > limit && freed > self.space.map(|m| m.file_pages()) * self.disk.page_bytes as u64 / 16
+    }
+
+    /// # Errors
+    /// [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
+    pub(crate) fn check_writable(&self) -> Result<(), FileError> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(FileError::Closed)
+        } else if self.options.read_only {
+            Err(FileError::ReadOnly)
+        } else if self.pipeline.is_poisoned() {
+            Err(FileError::Poisoned)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How many pages the next transaction of `owner` probably needs.
+    pub(crate) fn appetite(&self, owner: Owner) -> u64 {
+        self.appetites.lock().get(&owner).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn remember_appetite(&self, owner: Owner, pages: u64) {
+        let mut appetites = self.appetites.lock();
+        if appetites.len() >= APPETITES_MAX && !appetites.contains_key(&owner) {
+            appetites.clear();
+        }
+        appetites.insert(owner, pages);
+    }
+}
+
+/// Rule 10, as far as snapshots go: checkpoints and images are protected because nothing freed after C_d is offered to the allocator
+/// before the next checkpoint is durable.
+impl Protect for Engine {
+    fn holder(&self, owner: Owner, birth: Stamp, death: Stamp) -> Option<u64> {
+        if self.options.broken(crate::options::Sabotage::ForgetsSnapshots) {
+            return None;
+        }
+        self.readers.holder(owner, birth, death, |version, owner| self.stamp_in(version, owner))
+    }
+}

@@ -1,0 +1,234 @@
+//! One record of the log: a commit, a checkpoint, or a recovery.
+
+use crate::{Descriptor, log::RingLayout, superblock::{get_u32, get_u64}};
+use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
+
+/// A run of pages an image wrote, and what recovery must find there unless the image was synced by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunClaim {
+    pub(crate) extent: Extent,
+    /// Digest of the run's pages; unused when the record is marked synced.
+    pub(crate) digest: u64,
+}
+
+/// One owner's share of a commit whose pages are in their final place.
+///
+/// | at   | size   | field    | meaning                                          |
+/// |-----:|-------:|----------|--------------------------------------------------|
+/// |    0 |      4 | owner    |                                                  |
+/// |    4 |      1 | kind     | 1: image                                         |
+/// |    5 |      3 | reserved | zero                                             |
+/// |    8 |      8 | stamp    | the transaction's last stamp in this owner       |
+/// |   16 |     64 | root     | the new descriptor                               |
+/// |   80 |      4 | claims   | how many runs follow                             |
+/// |   84 |      4 | releases | how many extents follow the claims               |
+/// |   88 | 20 x n | claims   | start page u64, pages u32, digest u64            |
+/// |      | 12 x n | releases | start page u64, pages u32                        |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImagePart {
+    pub(crate) owner: Owner,
+    pub(crate) stamp: Stamp,
+    pub(crate) root: Descriptor,
+    /// Pages that are in use by this owner from this commit on.
+    pub(crate) claims: Vec<RunClaim>,
+    /// Pages that older roots of this owner need and this one does not.
+    pub(crate) releases: Vec<Extent>,
+}
+
+/// A record. It has no seq of its own: the group's header gives the first one's and they count up.
+///
+/// | at | size | field | meaning                                                                 |
+/// |---:|-----:|-------|-------------------------------------------------------------------------|
+/// |  0 |    4 | bytes | of the whole record                                                     |
+/// |  4 |    1 | kind  | 1 commit, 2 checkpoint, 3 recovered, 4 anchor                             |
+/// |  5 |    1 | flags | commit: bit 0 synced                                                    |
+/// |  6 |    2 | parts | commit: how many; checkpoint: log extents                               |
+/// |  8 |      |       | commit: the parts; checkpoint: (start u64, pages u64) each; recovered: S u64, seq limit u64, stamp limit u64 |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A transaction, all its families at once.
+    Commit {
+        /// Its pages were on stable storage before it was appended.
+        synced: bool,
+        /// One per owner.
+        parts: Vec<ImagePart>,
+    },
+    /// A checkpoint begins; from here on the log has this layout.
+    Checkpoint { log: Vec<Extent> },
+    /// Recovery decided that everything after `up_to` never happened; numbers go on from `seq_limit`'s predecessor record.
+    Recovered { up_to: Seq, seq_limit: Seq, stamp_limit: Stamp },
+    /// The first record after a checkpoint: shows that the log goes on from its superblock.
+    Anchor,
+}
+
+const KIND_COMMIT: u8 = 1;
+const KIND_CHECKPOINT: u8 = 2;
+const KIND_RECOVERED: u8 = 3;
+const KIND_ANCHOR: u8 = 4;
+const PART_IMAGE: u8 = 1;
+const PART_HEADER_BYTES: usize = 88;
+const CLAIM_BYTES: usize = 20;
+const RELEASE_BYTES: usize = 12;
+
+impl Record {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; 8];
+        match self {
+            Self::Commit { synced, parts } => {
+                out[4] = KIND_COMMIT;
+                out[5] = u8::from(*synced);
+                put_count(&mut out, parts.len());
+                parts.iter().for_each(|part| part.encode(&mut out));
+            }
+            Self::Checkpoint { log } => {
+                out[4] = KIND_CHECKPOINT;
+                put_count(&mut out, log.len());
+                for extent in log {
+                    out.extend(extent.start.get().to_le_bytes());
+                    out.extend(extent.pages.to_le_bytes());
+                }
+            }
+            Self::Recovered { up_to, seq_limit, stamp_limit } => {
+                out[4] = KIND_RECOVERED;
+                [up_to.0, seq_limit.0, stamp_limit.0].iter().for_each(|n| out.extend(n.to_le_bytes()));
+            }
+            Self::Anchor => out[4] = KIND_ANCHOR,
+        }
+        let bytes = u32::try_from(out.len()).expect("a record is far below 4 GiB");
+        out[..4].copy_from_slice(&bytes.to_le_bytes());
+        out
+    }
+
+    /// The first record of `bytes` and what follows it; `None` when it is malformed.
+    pub(crate) fn decode<'a>(bytes: &'a [u8], page_bytes: u32) -> Option<(Self, &'a [u8])> {
+        if bytes.len() < 8 {
+            return None;
+        }
+        let len = get_u32(bytes, 0) as usize;
+        if len < 8 || len > bytes.len() {
+            return None;
+        }
+        let (record, rest) = bytes.split_at(len);
+        let count = usize::from(u16::from_le_bytes([record[6], record[7]]));
+        let mut body = &record[8..];
+        let decoded = match record[4] {
+            KIND_COMMIT => {
+                let mut parts = Vec::with_capacity(count.min(body.len() / PART_HEADER_BYTES + 1));
+                for _ in 0..count {
+                    let (part, after) = ImagePart::decode(body)?;
+                    parts.push(part);
+                    body = after;
+                }
+                Self::Commit { synced: record[5] & 1 != 0, parts }
+            }
+            KIND_CHECKPOINT => {
+                let (table, after) = body.split_at_checked(16 * count)?;
+                body = after;
+                let log = table
+                    .chunks_exact(16)
+                    .map(|e| Extent::new(get_u64(e, 0), get_u64(e, 8)))
+                    .collect::<Option<Vec<_>>>()?;
+                RingLayout::new(log.clone(), page_bytes)?;
+                Self::Checkpoint { log }
+            }
+            KIND_RECOVERED => {
+                let (numbers, after) = body.split_at_checked(24)?;
+                body = after;
+                Self::Recovered {
+                    up_to: Seq(get_u64(numbers, 0)),
+                    seq_limit: Seq(get_u64(numbers, 8)),
+                    stamp_limit: Stamp(get_u64(numbers, 16)),
+                }
+            }
+            KIND_ANCHOR => Self::Anchor,
+            _ => return None,
+        };
+        body.is_empty().then_some((decoded, rest))
+    }
+}
+
+impl ImagePart {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.owner.0.to_le_bytes());
+        out.extend([PART_IMAGE, 0, 0, 0]);
+        out.extend(self.stamp.0.to_le_bytes());
+        out.extend(self.root);
+        for count in [self.claims.len(), self.releases.len()] {
+            out.extend(u32::try_from(count).expect("fewer extents than pages").to_le_bytes());
+        }
+        for claim in &self.claims {
+            put_extent(out, claim.extent);
+            out.extend(claim.digest.to_le_bytes());
+        }
+        self.releases.iter().for_each(|&extent| put_extent(out, extent));
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, rest) = bytes.split_at_checked(PART_HEADER_BYTES)?;
+        if header[4] != PART_IMAGE {
+            return None;
+        }
+        let (claims, rest) = rest.split_at_checked((get_u32(header, 80) as usize).checked_mul(CLAIM_BYTES)?)?;
+        let (releases, rest) = rest.split_at_checked((get_u32(header, 84) as usize).checked_mul(RELEASE_BYTES)?)?;
+        let part = Self {
+            owner: Owner(get_u32(header, 0)),
+            stamp: Stamp(get_u64(header, 8)),
+            root: header[16..80].try_into().expect("64 bytes"),
+            claims: claims
+                .chunks_exact(CLAIM_BYTES)
+                .map(|c| Some(RunClaim { extent: get_extent(c)?, digest: get_u64(c, 12) }))
+                .collect::<Option<_>>()?,
+            releases: releases.chunks_exact(RELEASE_BYTES).map(get_extent).collect::<Option<_>>()?,
+        };
+        Some((part, rest))
+    }
+}
+
+fn put_count(out: &mut [u8], count: usize) {
+    out[6..8].copy_from_slice(&u16::try_from(count).expect("bounded by the caller").to_le_bytes());
+}
+
+fn put_extent(out: &mut Vec<u8>, extent: Extent) {
+    out.extend(extent.start.get().to_le_bytes());
+    out.extend(u32::try_from(extent.pages).expect("extents end at a map region's end").to_le_bytes());
+}
+
+fn get_extent(bytes: &[u8]) -> Option<Extent> {
+    PageNo::new(get_u64(bytes, 0)).and_then(|start| Extent::new(start.get(), u64::from(get_u32(bytes, 8))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_the_round_trip_and_reject_every_truncation() {
+        let records = [
+            Record::Commit {
+                synced: false,
+                parts: vec![ImagePart {
+                    owner: Owner(4),
+                    stamp: Stamp(9),
+                    root: [5; 64],
+                    claims: vec![RunClaim { extent: Extent::new(70, 3).unwrap(), digest: 42 }],
+                    releases: vec![Extent::new(9, 1).unwrap(), Extent::new(12, 2).unwrap()],
+                }],
+            },
+            Record::Checkpoint { log: vec![Extent::new(6, 16).unwrap()] },
+            Record::Recovered { up_to: Seq(8), seq_limit: Seq(100), stamp_limit: Stamp(200) },
+            Record::Anchor,
+        ];
+        for record in records {
+            let bytes = record.encode();
+            assert_eq!(Record::decode(&bytes, 4096), Some((record.clone(), &[][..])));
+            for len in 0..bytes.len() {
+                assert_eq!(Record::decode(&bytes[..len], 4096), None);
+                let mut shorter = bytes[..len].to_vec();
+                if len >= 8 {
+                    shorter[..4].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
+                    assert_eq!(Record::decode(&shorter, 4096), None, "{record:?} cut to {len}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! How a file is opened.
+
+use crate::{error::FileError, page::PageCheck};
+use std::time::Duration;
+
+/// What a commit waits for.
+///
+/// | level     | returns when                                        | survives a killed process | survives a power cut                     |
+/// |-----------|-----------------------------------------------------|---------------------------|------------------------------------------|
+/// | Immediate | the bytes are on stable storage                     | yes                       | yes                                      |
+/// | Buffered  | the bytes are with the operating system             | yes                       | once synced: within the flush interval   |
+/// | Eventual  | the commit is visible                               | within the flush interval | within the flush interval                |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Stable storage. One sync, shared with everybody who waits at that moment.
+    #[default]
+    Immediate,
+    /// The operating system.
+    Buffered,
+    /// Memory; on storage within [`FileOptions::flush_interval`], or at the next Immediate commit, flush, checkpoint or close.
+    Eventual,
+}
+
+/// Whether a missing file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Create {
+    /// Make it when it is missing.
+    #[default]
+    IfMissing,
+    /// It must exist.
+    Never,
+    /// It must not exist.
+    Always,
+}
+
+/// How a file is opened. All sizes are bytes.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    /// A power of two from 4 KiB to 64 KiB, used at creation; an existing file keeps its own.
+    pub page_bytes: usize,
+    /// For cached pages, the page table and the pages of open transactions, together.
+    pub budget_bytes: u64,
+    /// The file never grows beyond this.
+    pub max_file_bytes: u64,
+    /// How long an Eventual or Buffered commit may stay un-synced.
+    pub flush_interval: Duration,
+    /// Flush, checkpoint and grow in a thread of the file's own. Without it the committing thread does a checkpoint
+    /// when one is due, and nothing bounds how long an Eventual commit stays un-synced.
+    pub background: bool,
+    /// Recover in memory and write nothing.
+    pub read_only: bool,
+    /// Whether a missing file is made.
+    pub create: Create,
+    /// Checks the structure of a page when it comes from storage.
+    pub page_check: PageCheck,
+    /// What benchmarks and tests vary.
+    pub tuning: Tuning,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self {
+            page_bytes: 4096,
+            budget_bytes: 256 << 20,
+            max_file_bytes: i64::MAX as u64,
+            flush_interval: Duration::from_millis(100),
+            background: true,
+            read_only: false,
+            create: Create::IfMissing,
+            page_check: |_| Ok(()),
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+/// Measures of the engine that have good defaults; benchmarks and tests vary them.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Adjacent pages leave in one write; off: one write per page.
+    pub merge: bool,
+    /// Transactions allocate from stretches of their own; off: page by page from the shared map.
+    pub arenas: bool,
+    /// The log's size at creation, in bytes.
+    pub log_bytes: u64,
+    /// The log grows up to here, and beyond only for a single commit that needs more.
+    pub log_bytes_max: u64,
+    /// A checkpoint is due when this much was freed since the last one, or a sixteenth of the file if that is more.
+    pub checkpoint_after_freed_bytes: u64,
+    /// An Immediate commit with more un-synced bytes than this syncs them by itself before it is appended.
+    pub sync_first_bytes: u64,
+    /// The same for Eventual and Buffered commits.
+    pub sync_first_eventual_bytes: u64,
+    /// A transaction with more private bytes than this spills, even when the budget has room.
+    pub spill_bytes: u64,
+    /// How far ahead a checkpoint reserves seqs and stamps.
+    pub numbers_ahead: u64,
+    /// Break a rule on purpose: the crash harness must notice.
+    #[cfg(any(test, feature = "testing"))]
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            merge: true,
+            arenas: true,
+            log_bytes: 64 << 10,
+            log_bytes_max: 16 << 20,
+            checkpoint_after_freed_bytes: 8 << 20,
+            sync_first_bytes: 4 << 20,
+            sync_first_eventual_bytes: 64 << 20,
+            spill_bytes: u64::MAX,
+            numbers_ahead: 1 << 32,
+            #[cfg(any(test, feature = "testing"))]
+            sabotage: None,
+        }
+    }
+}
+
+/// A rule broken on purpose, by the number it has in the commit rules. Release builds know the names and break nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(not(any(test, feature = "testing")), expect(unreachable_pub, reason = "exported to test builds only"))]
+pub enum Sabotage {
+    /// 2: a page written early and changed again keeps its stamp and place.
+    SpillKeepsStamp,
+    /// 4: an image leaves its first page unwritten.
+    ImageSkipsAPage,
+    /// 4: an image says that it is synced, and is not.
+    ImageClaimsSync,
+    /// 7: a group is written synced on its own although it carries un-synced images, whose run digests are dropped.
+    GroupCoversItselfOnly,
+    /// 7: the durable position is read after the sync instead of before.
+    DurableReadLate,
+    /// 8: commits are shown before they are durable.
+    ShowsUndurable,
+    /// 9: a failed sync is tried again.
+    RetriesSync,
+    /// 10: freed pages are granted at the next checkpoint although a snapshot reaches them.
+    ForgetsSnapshots,
+    /// 10: freed pages are granted as soon as the commit is appended.
+    ReusesAtOnce,
+    /// 14: the superblock is written before what it points to is synced.
+    SuperblockFirst,
+    /// 14: no anchor follows a checkpoint.
+    NoAnchor,
+    /// 15: any valid superblock will do when the newest is damaged.
+    AnySuperblock,
+    /// 16: run digests are not verified.
+    TrustsImages,
+    /// 16: a log that ends too early is not noticed.
+    TrustsLogEnd,
+    /// 17: recovery writes no record of what it decided.
+    NoRecoveredRecord,
+    /// 18: pages that the log claims stay free.
+    ForgetsClaims,
+    /// 19: a family starts from its first image instead of its last.
+    FirstImage,
+    /// 21: numbers go on from the last one seen.
+    ReusesNumbers,
+}
+
+impl FileOptions {
+    /// # Errors
+    /// [`FileError::Option`] naming what does not fit.
+    pub(crate) fn validate(&self) -> Result<(), FileError> {
+        if !self.page_bytes.is_power_of_two() || !(4096..=65536).contains(&self.page_bytes) {
+            return Err(FileError::Option("the page size is a power of two from 4 KiB to 64 KiB"));
+        }
+        if self.budget_bytes < 16 * self.page_bytes as u64 {
+            return Err(FileError::Option("the memory budget is at least 16 pages"));
+        }
+        if self.tuning.log_bytes < 8 * self.page_bytes as u64 {
+            return Err(FileError::Option("the log has at least 8 pages"));
+        }
+        if self.tuning.numbers_ahead < 4096 {
+            return Err(FileError::Option("at least 4096 numbers are reserved ahead"));
+        }
+        Ok(())
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn broken(&self, rule: Sabotage) -> bool {
+        self.tuning.sabotage == Some(rule)
+    }
+
+    /// Release builds break nothing.
+    #[cfg(not(any(test, feature = "testing")))]
+    #[inline(always)]
+    pub(crate) fn broken(&self, _rule: Sabotage) -> bool {
+        false
+    }
+}

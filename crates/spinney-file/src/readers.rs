@@ -1,0 +1,264 @@
+//! Which snapshots live, and which pages they still need.
+//!
+//! Registering takes no lock: a reader claims a slot, *then* loads the newest visible version, then stores
+//! what it loaded (rule 11). While a slot is claimed and not yet filled it protects everything.
+//!
+//! **Ordering.** Reader: claim slot, fence, load version. Collector: a commit became visible (version stored), fence, read slots.
+//! Both fences are sequentially consistent, so either the collector sees the claimed slot, or the reader's load
+//! sees that version or a newer one, in which case the pages that commit freed are not reachable from it.
+
+use crate::version::Version;
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use spinney_alloc::{Owner, Seq, Stamp};
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
+    time::{Duration, Instant},
+};
+
+const CHUNK: usize = 64;
+/// Holder of what an unfinished registration might need: asked again at the next occasion.
+pub(crate) const REGISTERING: u64 = u64::MAX;
+
+/// What one snapshot protects.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    id: u64,
+    pub(crate) version: Arc<Version>,
+    /// `None`: every owner. Sorted.
+    covers: Option<Box<[Owner]>>,
+    since: Instant,
+    /// Freed pages hang on this snapshot; its end must be told to the allocator.
+    hung: AtomicBool,
+}
+
+#[derive(Default)]
+struct Slot {
+    taken: AtomicBool,
+    held: ArcSwapOption<Registration>,
+}
+
+struct Chunk {
+    slots: [Slot; CHUNK],
+    next: OnceLock<Box<Chunk>>,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self { slots: std::array::from_fn(|_| Slot::default()), next: OnceLock::new() }
+    }
+}
+
+/// All live snapshots.
+pub(crate) struct Readers {
+    first: Chunk,
+    next_id: AtomicU64,
+    /// Snapshots that ended while pages hung on them.
+    ended: Mutex<Vec<u64>>,
+    any_ended: AtomicBool,
+}
+
+/// A snapshot's place among the readers; leaving it ends the protection.
+pub(crate) struct Place {
+    chunk: usize,
+    slot: usize,
+    pub(crate) held: Arc<Registration>,
+}
+
+/// A live snapshot, as statistics show it.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    /// Identifies the snapshot while the file is open.
+    pub id: u64,
+    /// The commit it shows.
+    pub seq: Seq,
+    /// For how long it has been held.
+    pub age: Duration,
+    /// The owners it covers; `None` for all.
+    pub covers: Option<Vec<Owner>>,
+}
+
+impl Readers {
+    pub(crate) fn new() -> Self {
+        Self { first: Chunk::new(), next_id: AtomicU64::new(1), ended: Mutex::default(), any_ended: AtomicBool::new(false) }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        std::iter::successors(Some(&self.first), |c| c.next.get().map(|b| &**b))
+    }
+
+    /// Registers the version that `load` gives, covering `covers` (`None`: all). No lock, no wait.
+    pub(crate) fn register(&self, covers: Option<Box<[Owner]>>, load: impl FnOnce() -> Arc<Version>) -> Place {
+        let (chunk, slot, cell) = self.claim();
+        // Partner: the fence in `for_each`. See the module's header.
+        fence(Ordering::SeqCst);
+        let version = load();
+        let held = Arc::new(Registration {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            version,
+            covers,
+            since: Instant::now(),
+            hung: AtomicBool::new(false),
+        });
+        cell.held.store(Some(Arc::clone(&held)));
+        Place { chunk, slot, held }
+    }
+
+    fn claim(&self) -> (usize, usize, &Slot) {
+        // A thread starts where it found a slot last time, so threads rarely meet.
+        thread_local!(static HINT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+        let hint = HINT.get();
+        let mut chunk = &self.first;
+        for number in 0.. {
+            for i in 0..CHUNK {
+                let at = (hint + i) % CHUNK;
+                let slot = &chunk.slots[at];
+                if !slot.taken.load(Ordering::Relaxed)
+                    && slot.taken.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+                {
+                    HINT.set(at);
+                    return (number, at, slot);
+                }
+            }
+            chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
+        }
+        unreachable!("there is always another chunk")
+    }
+
+    /// Ends a registration. `true` when pages hang on it, so that somebody should collect them soon.
+    pub(crate) fn leave(&self, place: &Place) -> bool {
+        let chunk = self.chunks().nth(place.chunk).expect("chunks are never removed");
+        let slot = &chunk.slots[place.slot];
+        slot.held.store(None);
+        // Partner: the fence in `hang`: either the collector finds the slot empty, or we find the mark.
+        fence(Ordering::SeqCst);
+        let hung = place.held.hung.load(Ordering::Relaxed);
+        slot.taken.store(false, Ordering::Release);
+        if hung {
+            self.ended.lock().push(place.held.id);
+            self.any_ended.store(true, Ordering::Release);
+        }
+        hung
+    }
+
+    /// Snapshots that ended with pages hanging on them, each told once.
+    pub(crate) fn take_ended(&self) -> Vec<u64> {
+        if !self.any_ended.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.ended.lock())
+    }
+
+    /// The newest live snapshot that can reach a page of `owner` that lived in `[birth, death)` (rule 10), marked so that its end is told;
+    /// `root_of` gives an owner's root stamp in a version.
+    pub(crate) fn holder(
+        &self,
+        owner: Owner,
+        birth: Stamp,
+        death: Stamp,
+        root_of: impl Fn(&Version, Owner) -> Stamp,
+    ) -> Option<u64> {
+        loop {
+            let mut newest: Option<(Stamp, Arc<Registration>, &Slot)> = None;
+            // Partner: the fence in `register`.
+            fence(Ordering::SeqCst);
+            for chunk in self.chunks() {
+                for slot in chunk.slots.iter().filter(|s| s.taken.load(Ordering::Acquire)) {
+                    let Some(held) = slot.held.load_full() else {
+                        // Between claiming and storing, or between emptying and leaving.
+                        return Some(REGISTERING);
+                    };
+                    if held.covers.as_ref().is_some_and(|c| c.binary_search(&owner).is_err()) {
+                        continue;
+                    }
+                    let root = root_of(&held.version, owner);
+                    if birth <= root && root < death && newest.as_ref().is_none_or(|(r, ..)| *r < root) {
+                        newest = Some((root, held, slot));
+                    }
+                }
+            }
+            let (_, held, slot) = newest?;
+            held.hung.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if slot.held.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &held)) {
+                return Some(held.id);
+            }
+        }
+    }
+
+    /// Every live snapshot.
+    pub(crate) fn infos(&self) -> Vec<SnapshotInfo> {
+        let mut infos = Vec::new();
+        for chunk in self.chunks() {
+            for held in chunk.slots.iter().filter_map(|s| s.held.load_full()) {
+                infos.push(SnapshotInfo {
+                    id: held.id,
+                    seq: held.version.seq,
+                    age: held.since.elapsed(),
+                    covers: held.covers.as_ref().map(|c| c.to_vec()),
+                });
+            }
+        }
+        infos
+    }
+}
+
+impl Registration {
+    pub(crate) fn covers(&self, owner: Owner) -> bool {
+        self.covers.as_ref().is_none_or(|c| c.binary_search(&owner).is_ok())
+    }
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.infos()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::OwnerRoot;
+
+    fn version(seq: u64, stamp: u64) -> Arc<Version> {
+        let mut v = Version::at_opening(Seq(seq));
+        v.set(Owner(1), OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }, || Box::new([OwnerRoot::NONE; 16]));
+        Arc::new(v)
+    }
+
+    fn stamp_of(v: &Version, owner: Owner) -> Stamp {
+        v.changed(owner).map_or(Stamp(0), |r| r.stamp)
+    }
+
+    #[test]
+    fn the_newest_root_within_a_life_holds_it_and_its_end_is_told() {
+        let readers = Readers::new();
+        let old = readers.register(None, || version(1, 10));
+        let new = readers.register(Some([Owner(1)].into()), || version(2, 20));
+        let other = readers.register(Some([Owner(2)].into()), || version(3, 25));
+        let holder = |birth, death| readers.holder(Owner(1), Stamp(birth), Stamp(death), stamp_of);
+        assert_eq!(holder(5, 30), Some(new.held.id));
+        assert_eq!(holder(5, 20), Some(old.held.id));
+        assert_eq!(holder(21, 30), None, "a snapshot of another owner holds nothing here");
+        assert!(readers.leave(&new) && readers.leave(&old));
+        assert!(!readers.leave(&other));
+        let mut ended = readers.take_ended();
+        ended.sort_unstable();
+        assert_eq!(ended, [old.held.id, new.held.id]);
+        assert_eq!(holder(5, 30), None);
+        assert!(readers.take_ended().is_empty());
+    }
+
+    #[test]
+    fn more_snapshots_than_one_chunk_has_slots() {
+        let readers = Readers::new();
+        let places: Vec<_> = (0..200).map(|i| readers.register(None, || version(i, i + 1))).collect();
+        assert_eq!(readers.infos().len(), 200);
+        places.iter().for_each(|p| drop(readers.leave(p)));
+        assert_eq!(readers.infos().len(), 0);
+    }
+}

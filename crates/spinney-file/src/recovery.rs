@@ -1,0 +1,301 @@
+//! Opening: from bytes to a version (rules 15 to 21).
+//!
+//! ```text
+//!   superblock --> log: accept groups --> verify images --> S --> Recovered record --> map, roots --> serve
+//!                  `------- nothing is written -----------'        first write
+//! ```
+//! Costs the log and what it claims; never a walk of the data.
+mod creation; // a file that is none yet
+mod scan; // which groups count
+
+use crate::{
+    budget::Budget,
+    cache::PageCache,
+    checkpoint::Checkpoints,
+    commit::freed_before_opening,
+    disk::Disk,
+    engine::Engine,
+    error::{FileError, IoOp},
+    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record},
+    options::{FileOptions, Sabotage},
+    owners::{NO_OWNER, OwnerTable},
+    pipeline::{Pipeline, PipelineStart, set_root},
+    readers::Readers,
+    slots::WriterSlots,
+    space::{Space, why},
+    storage::Storage,
+    superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
+    version::{OwnerRoot, Version, leaf_of},
+};
+use parking_lot::Mutex;
+use scan::Scan;
+use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+/// Opens what `storage` holds, or creates a file in it.
+pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Engine, FileError> {
+    let failed = |error| FileError::io(IoOp::Open, 0, error);
+    if !storage.lock().map_err(failed)? {
+        return Err(FileError::AlreadyOpen);
+    }
+    let len = storage.len().map_err(failed)?;
+    if len > 0 {
+        if !options.read_only {
+            // After a killed process the page cache shows bytes that the disk may not have; what is served from here
+            // on must survive a power cut. After a failed sync it shows bytes that the disk does not have.
+            storage.sync_data().map_err(|error| FileError::io(IoOp::Sync, 0, error))?;
+        }
+        storage.drop_cache().map_err(failed)?;
+    }
+    let probe = Disk::new(Arc::clone(&storage), SLOT_BYTES);
+    let superblock = match newest_superblock(&probe, len)? {
+        Found::Newest(superblock, other_is_damaged) => (superblock, other_is_damaged),
+        Found::Nothing => (creation::create(&probe, len, &options)?, false),
+    };
+    let (superblock, other_is_damaged) = superblock;
+    let disk = Disk::new(storage, superblock.page_bytes as usize);
+    let len = disk.storage.len().map_err(failed)?;
+    let page_bytes = disk.page_bytes as u64;
+    let bytes_needed = superblock.used_end * page_bytes;
+    if len < bytes_needed {
+        return Err(FileError::Truncated { bytes_needed, bytes: len });
+    }
+    let scan = Scan::run(&disk, &options, &superblock, other_is_damaged)?;
+    build(disk, options, superblock, scan, len / page_bytes)
+}
+
+enum Found {
+    /// The newest valid slot, and whether the other one is neither valid nor part of an unfinished creation.
+    Newest(Superblock, bool),
+    /// An empty file, or a creation that was cut short.
+    Nothing,
+}
+
+fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
+    let mut slots = Vec::with_capacity(2);
+    for at in SLOT_AT {
+        let mut bytes = vec![0; SLOT_BYTES];
+        let present = len.saturating_sub(at).min(SLOT_BYTES as u64) as usize;
+        probe.read(at, &mut bytes[..present])?;
+        slots.push(Superblock::decode(&bytes)?);
+    }
+    match (slots.remove(0), slots.remove(0)) {
+        (Slot::Valid(a), Slot::Valid(b)) if a.file_id != b.file_id => {
+            Err(FileError::Damaged { at: SLOT_AT[1], why: "the two superblocks belong to different files" })
+        }
+        (Slot::Valid(a), Slot::Valid(b)) => Ok(Found::Newest(if a.number > b.number { *a } else { *b }, false)),
+        // Number 0 is written first, in the second slot; numbers 0 and 1 say the same.
+        (Slot::Valid(only), _) | (_, Slot::Valid(only)) => {
+            let damaged = only.number > 0;
+            Ok(Found::Newest(*only, damaged))
+        }
+        (Slot::Blank, second) if creation::is_unfinished(probe, len)? => {
+            drop(second);
+            Ok(Found::Nothing)
+        }
+        _ => Err(FileError::NotADatabase),
+    }
+}
+
+/// Puts the engine together on what the scan accepted.
+fn build(
+    disk: Disk,
+    options: FileOptions,
+    superblock: Superblock,
+    scan: Scan,
+    len_pages: u64,
+) -> Result<Engine, FileError> {
+    let page_bytes = disk.page_bytes as u64;
+    let damaged = |why| FileError::Damaged { at: SLOT_AT[superblock.slot()], why };
+    let geometry = Geometry::new(disk.page_bytes).ok_or(damaged("its page size is not supported"))?;
+    let claimed_end = scan.parts().flat_map(|(_, p)| &p.claims).map(|c| c.extent.end()).max().unwrap_or(0);
+    let log_end = scan.layout.extents().iter().map(|e| e.end()).max().unwrap_or(0);
+    let file_pages = superblock.file_pages.max(claimed_end).max(log_end);
+    if len_pages < claimed_end.max(log_end) {
+        return Err(FileError::Truncated {
+            bytes_needed: claimed_end.max(log_end) * page_bytes,
+            bytes: len_pages * page_bytes,
+        });
+    }
+    let map = Allocator::open(geometry, file_pages, superblock.map.clone()).map_err(|e| damaged(why(&e)))?;
+    let max_pages = (options.max_file_bytes / page_bytes).min(geometry.max_file_pages());
+    let space = Space::new(map, max_pages);
+    let owners = OwnerTable::new(disk.page_bytes, superblock.owners.clone());
+
+    // Rule 17: the first write. Everything accepted is on stable storage: it was synced before it was read.
+    let ahead = options.tuning.numbers_ahead;
+    let (mut record_seq, mut next_stamp) = (scan.seq_limit, scan.stamp_limit);
+    if options.broken(Sabotage::ReusesNumbers) {
+        record_seq = Seq(scan.last_seq().0 + 1);
+        next_stamp = Stamp(scan.parts().map(|(_, p)| p.stamp.0 + 1).max().unwrap_or(1));
+    }
+    let too_far = FileError::Damaged { at: 0, why: "its numbers are used up" };
+    let seq_limit = Seq(record_seq.0.checked_add(ahead).ok_or(too_far.clone())?);
+    let stamp_limit = Stamp(next_stamp.0.checked_add(ahead).ok_or(too_far)?);
+    let (mut head, mut chain, epoch) = (scan.head, scan.chain, scan.epoch + 1);
+    if !options.read_only && !options.broken(Sabotage::NoRecoveredRecord) {
+        let record = Record::Recovered { up_to: scan.last_seq(), seq_limit, stamp_limit };
+        chain = write_recovered(&disk, &superblock, &scan, record_seq, epoch, &record)?;
+        head = scan.layout.after(head, 1);
+    }
+    if !options.read_only && len_pages < file_pages {
+        disk.allocate(len_pages * page_bytes, (file_pages - len_pages) * page_bytes)?;
+    }
+
+    let (mut version, changed, freed_pages) = replay(&disk, &options, &space, &owners, &superblock, &scan)?;
+    version.seq = record_seq;
+    let used = scan.layout.distance(superblock.log_start, head);
+    let budget = Arc::new(Budget::new(options.budget_bytes));
+    let mut newest = superblock.clone();
+    newest.seq_limit = seq_limit;
+    newest.stamp_limit = stamp_limit;
+    let engine = Engine {
+        space,
+        cache: PageCache::new(Arc::clone(&budget)),
+        budget,
+        owners,
+        readers: Readers::new(),
+        slots: WriterSlots::default(),
+        pipeline: Pipeline::new(PipelineStart {
+            file_id: superblock.file_id,
+            layout: scan.layout.clone(),
+            head,
+            used,
+            chain,
+            epoch,
+            version,
+            seq_limit,
+            freed_pages,
+            changed,
+        }),
+        checkpoints: Checkpoints::new(newest),
+        signal: Arc::default(),
+        next_stamp: AtomicU64::new(next_stamp.0),
+        stamp_limit: AtomicU64::new(stamp_limit.0),
+        appetites: Mutex::default(),
+        closed: AtomicBool::new(false),
+        #[cfg(any(test, feature = "testing"))]
+        shadow: crate::shadow::Shadow::default(),
+        disk,
+        options,
+    };
+    if !engine.options.read_only {
+        engine.give_homes(&scan)?;
+    }
+    Ok(engine)
+}
+
+/// Writes what recovery decided into the block after the last accepted group; returns the chain from there.
+fn write_recovered(
+    disk: &Disk,
+    superblock: &Superblock,
+    scan: &Scan,
+    seq: Seq,
+    epoch: u64,
+    record: &Record,
+) -> Result<u64, FileError> {
+    let bytes = record.encode();
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    let end = GROUP_HEADER_BYTES + bytes.len();
+    block[GROUP_HEADER_BYTES..end].copy_from_slice(&bytes);
+    let header = GroupHeader {
+        file_id: superblock.file_id,
+        epoch,
+        previous: scan.chain,
+        first: seq,
+        last: seq,
+        durable: scan.last_seq(),
+        records: 1,
+    };
+    let chain = header.seal(&mut block, end);
+    for (at, _) in scan.layout.pieces(scan.head, 1) {
+        disk.write_sync(at, &block)?;
+    }
+    Ok(chain)
+}
+
+/// Rules 18 and 19: marks what the log claims, and gives each owner its last image. Reads the map pages that claims touch.
+fn replay(
+    disk: &Disk,
+    options: &FileOptions,
+    space: &Space,
+    owners: &OwnerTable,
+    superblock: &Superblock,
+    scan: &Scan,
+) -> Result<(Version, BTreeSet<u32>, u64), FileError> {
+    let mut version = Version::at_opening(scan.last_seq());
+    let mut changed = BTreeSet::new();
+    let mut freed_pages = 0;
+    // Blocks the log gained since the map was saved; all of them, if it never was.
+    let known = if superblock.number <= 1 { 0 } else { superblock.log.extents().len() };
+    let log = scan.layout.extents()[known..].to_vec();
+    if !log.is_empty() {
+        let death = Stamp(0);
+        claim(disk, space, Delta { seq: superblock.seq, owner: NO_OWNER, death, allocated: log, freed: Vec::new() })?;
+    }
+    for (seq, part) in scan.parts() {
+        if part.owner.0 >= owners.owners_max() {
+            return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
+        }
+        let leaf = leaf_of(part.owner);
+        let before = *owners
+            .at_opening(disk, leaf)?
+            .get(part.owner.0 as usize % crate::version::FAN_OUT)
+            .expect("a leaf is full");
+        if !(options.broken(Sabotage::FirstImage) && version.changed(part.owner).is_some_and(|r| *r != before)) {
+            set_root(&mut version, owners, part.owner, OwnerRoot { root: part.root, stamp: part.stamp });
+        }
+        changed.insert(owners.page_of(leaf));
+        if !options.broken(Sabotage::ForgetsClaims) {
+            freed_pages += claim(disk, space, delta_of(seq, part))?;
+        }
+    }
+    Ok((version, changed, freed_pages))
+}
+
+fn delta_of(seq: Seq, part: &ImagePart) -> Delta {
+    Delta {
+        seq,
+        owner: part.owner,
+        // No reader is older than this opening: nothing freed before it has to wait for one.
+        death: Stamp(0),
+        allocated: part.claims.iter().map(|c| c.extent).collect(),
+        freed: freed_before_opening(&part.releases),
+    }
+}
+
+fn claim(disk: &Disk, space: &Space, delta: Delta) -> Result<u64, FileError> {
+    let freed = delta.freed.iter().map(|f| f.extent.pages).sum();
+    loop {
+        match space.map(|map| map.replay(&delta)) {
+            Ok(()) => return Ok(freed),
+            Err(ReplayError::Need(need)) => space.satisfy(disk, need)?,
+            Err(ReplayError::Map(error)) => return Err(FileError::Damaged { at: 0, why: why(&error) }),
+        }
+    }
+}
+
+impl Engine {
+    /// Homes for the owner table pages that only the log knows: those of the crashed run came from memory.
+    fn give_homes(&self, scan: &Scan) -> Result<(), FileError> {
+        let leaves: BTreeSet<u32> = scan.parts().map(|(_, part)| leaf_of(part.owner)).collect();
+        leaves.into_iter().try_for_each(|leaf| self.home_for(leaf))
+    }
+
+    /// Makes sure that the owner table page of `leaf` can be saved.
+    pub(crate) fn home_for(&self, leaf: u32) -> Result<(), FileError> {
+        self.owners.ensure_homes(
+            &self.disk,
+            leaf,
+            || self.with_space(|| self.space.with(&self.disk, |map| map.reserve_run(2))),
+            |pair| self.space.map(|map| map.mark_permanent(pair)),
+            |pair| self.space.give_back([pair]),
+        )
+    }
+}

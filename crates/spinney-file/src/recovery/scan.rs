@@ -1,0 +1,285 @@
+//! Which groups of the log count, and up to which commit (rule 16).
+
+use crate::{
+    disk::Disk,
+    error::FileError,
+    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record, RingLayout},
+    options::{FileOptions, Sabotage},
+    page::RunDigest,
+    pipeline::head_after,
+    superblock::Superblock,
+};
+use spinney_alloc::{Extent, Seq, Stamp};
+
+/// Blocks read at a time when the whole log is looked through.
+const READ_BLOCKS: u64 = 256;
+/// A log is never larger: a file that says so is hostile.
+const LOG_BLOCKS_MAX: u64 = 1 << 19;
+
+/// A commit of the log.
+#[derive(Debug)]
+struct Commit {
+    seq: Seq,
+    synced: bool,
+    parts: Vec<ImagePart>,
+    /// Which accepted group it came in.
+    group: usize,
+}
+
+/// Where an accepted group ends.
+#[derive(Clone, Debug)]
+struct GroupEnd {
+    last: Seq,
+    head: u64,
+    chain: u64,
+    epoch: u64,
+    layout: RingLayout,
+}
+
+/// What the log says, decided.
+#[derive(Debug)]
+pub(super) struct Scan {
+    commits: Vec<Commit>,
+    /// S: every commit up to here counts, none after.
+    last: Seq,
+    pub(super) layout: RingLayout,
+    /// Where the next group goes, and what it chains from.
+    pub(super) head: u64,
+    pub(super) chain: u64,
+    pub(super) epoch: u64,
+    pub(super) seq_limit: Seq,
+    pub(super) stamp_limit: Stamp,
+}
+
+impl Scan {
+    /// Reads the log from where `superblock` says. `other_is_damaged`: the other slot holds no superblock, so this one counts only if the
+    /// log goes on from it; otherwise a newer one may have recycled the log and been damaged (rule 15).
+    pub(super) fn run(
+        disk: &Disk,
+        options: &FileOptions,
+        superblock: &Superblock,
+        other_is_damaged: bool,
+    ) -> Result<Self, FileError> {
+        let mut reader = Reader { disk, superblock, commits: Vec::new(), ends: Vec::new(), durable: superblock.seq };
+        let mut scan = Self {
+            commits: Vec::new(),
+            last: superblock.seq,
+            layout: superblock.log.clone(),
+            head: superblock.log_start,
+            chain: superblock.log_chain,
+            epoch: superblock.epoch,
+            seq_limit: superblock.seq_limit,
+            stamp_limit: superblock.stamp_limit,
+        };
+        reader.accept_groups(&mut scan)?;
+        if other_is_damaged && reader.ends.is_empty() && !options.broken(Sabotage::AnySuperblock) {
+            return Err(FileError::Damaged {
+                at: 0,
+                why: "one superblock is damaged, and the other may be older than what was committed",
+            });
+        }
+        reader.verify_images(options, &mut scan)?;
+        if !options.broken(Sabotage::TrustsLogEnd) {
+            if scan.last < reader.durable {
+                return Err(torn_log(disk, &scan));
+            }
+            reader.look_for_later_groups(&scan)?;
+        }
+        let last = scan.last;
+        scan.commits = reader.commits;
+        scan.commits.retain(|commit| commit.seq <= last);
+        Ok(scan)
+    }
+
+    /// S.
+    pub(super) fn last_seq(&self) -> Seq {
+        self.last
+    }
+
+    /// The parts of every commit that counts, in order.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (Seq, &ImagePart)> {
+        self.commits.iter().flat_map(|commit| commit.parts.iter().map(|part| (commit.seq, part)))
+    }
+}
+
+fn torn_log(disk: &Disk, scan: &Scan) -> FileError {
+    let at = scan.layout.pieces(scan.head, 1).first().map_or(0, |piece| piece.0);
+    let _ = disk;
+    FileError::Damaged { at, why: "the log ends before a commit that is known to have been durable" }
+}
+
+struct Reader<'a> {
+    disk: &'a Disk,
+    superblock: &'a Superblock,
+    commits: Vec<Commit>,
+    ends: Vec<GroupEnd>,
+    /// The newest commit that some accepted group knows to have been durable.
+    durable: Seq,
+}
+
+impl Reader<'_> {
+    fn read_blocks(&self, layout: &RingLayout, block: u64, blocks: u64) -> Result<Vec<u8>, FileError> {
+        let mut bytes = vec![0; (blocks * BLOCK_BYTES) as usize];
+        let mut from = 0;
+        for (at, len) in layout.pieces(block, blocks) {
+            self.disk.read(at, &mut bytes[from..from + len as usize])?;
+            from += len as usize;
+        }
+        Ok(bytes)
+    }
+
+    /// The group that begins at `block`, if a valid one does.
+    fn group_at(&self, layout: &RingLayout, block: u64) -> Result<Option<(u64, Vec<u8>)>, FileError> {
+        let first = self.read_blocks(layout, block, 1)?;
+        let Some(blocks) = GroupHeader::blocks(&first, &self.superblock.file_id) else { return Ok(None) };
+        if blocks >= layout.blocks() {
+            return Ok(None);
+        }
+        let bytes = if blocks == 1 { first } else { self.read_blocks(layout, block, blocks)? };
+        Ok(Some((blocks, bytes)))
+    }
+
+    /// Follows the chain from the superblock for as long as it holds.
+    fn accept_groups(&mut self, scan: &mut Scan) -> Result<(), FileError> {
+        if scan.layout.blocks() > LOG_BLOCKS_MAX {
+            return Err(FileError::Damaged { at: 0, why: "the log is larger than any log can be" });
+        }
+        let mut blocks_seen = 0;
+        while blocks_seen < scan.layout.blocks() {
+            let Some((blocks, bytes)) = self.group_at(&scan.layout, scan.head)? else { return Ok(()) };
+            let Some((header, chain, records)) = GroupHeader::open(&bytes, &self.superblock.file_id) else {
+                return Ok(());
+            };
+            if header.previous != scan.chain || header.epoch < scan.epoch || header.first <= scan.last {
+                return Ok(());
+            }
+            let follows = header.first.0 == scan.last.0 + 1;
+            let Some((decoded, layout)) = self.decode(&header, records, follows, scan)? else { return Ok(()) };
+            self.durable = self.durable.max(header.durable);
+            let group = self.ends.len();
+            self.commits.extend(decoded.into_iter().map(|commit| Commit { group, ..commit }));
+            scan.head = head_after(&scan.layout, &layout, scan.head, blocks);
+            scan.layout = layout;
+            scan.last = header.last;
+            scan.chain = chain;
+            scan.epoch = header.epoch;
+            blocks_seen += blocks;
+            self.ends.push(GroupEnd {
+                last: scan.last,
+                head: scan.head,
+                chain,
+                epoch: scan.epoch,
+                layout: scan.layout.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The commits of one group, and the log's layout after it; `None` when the group does not follow.
+    fn decode(
+        &mut self,
+        header: &GroupHeader,
+        mut records: &[u8],
+        follows: bool,
+        scan: &mut Scan,
+    ) -> Result<Option<(Vec<Commit>, RingLayout)>, FileError> {
+        let malformed = FileError::Damaged { at: 0, why: "a record of the log is malformed" };
+        let mut decoded = Vec::new();
+        let mut layout = scan.layout.clone();
+        let mut seq = header.first;
+        while !records.is_empty() {
+            let (record, rest) =
+                Record::decode(records, self.superblock.page_bytes).ok_or_else(|| malformed.clone())?;
+            records = rest;
+            match record {
+                Record::Recovered { up_to, seq_limit, stamp_limit } => {
+                    // An earlier recovery's decision holds: what it dropped stays dropped, what it kept was synced.
+                    self.commits.retain(|commit| commit.seq <= up_to);
+                    self.durable = self.durable.max(up_to);
+                    scan.seq_limit = scan.seq_limit.max(seq_limit);
+                    scan.stamp_limit = scan.stamp_limit.max(stamp_limit);
+                }
+                _ if !follows => return Ok(None),
+                Record::Commit { synced, parts } => decoded.push(Commit { seq, synced, parts, group: 0 }),
+                Record::Checkpoint { log } => {
+                    let larger = RingLayout::new(log, self.superblock.page_bytes).ok_or_else(|| malformed.clone())?;
+                    if !larger.extents().starts_with(layout.extents()) {
+                        return Err(malformed);
+                    }
+                    layout = larger;
+                }
+                Record::Anchor => {}
+            }
+            seq = Seq(seq.0 + 1);
+        }
+        if seq.0 != header.last.0 + 1 {
+            return Err(malformed);
+        }
+        Ok(Some((decoded, layout)))
+    }
+
+    /// S ends before the first image whose pages did not reach the disk, unless it is known to have been durable.
+    fn verify_images(&self, options: &FileOptions, scan: &mut Scan) -> Result<(), FileError> {
+        if options.broken(Sabotage::TrustsImages) {
+            return Ok(());
+        }
+        for commit in self.commits.iter().filter(|c| !c.synced && c.seq > self.durable) {
+            for claim in commit.parts.iter().flat_map(|part| &part.claims) {
+                if self.digest(claim.extent)? == Some(claim.digest) {
+                    continue;
+                }
+                scan.last = Seq(commit.seq.0 - 1);
+                let end = &self.ends[commit.group];
+                // The group itself stays: what follows it is what recovery writes.
+                (scan.head, scan.chain, scan.epoch) = (end.head, end.chain, end.epoch);
+                scan.layout = end.layout.clone();
+                assert!(end.last >= commit.seq, "a commit lies in its group");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of a run as it is on disk; `None` when the file ends before it does.
+    fn digest(&self, extent: Extent) -> Result<Option<u64>, FileError> {
+        let page_bytes = self.disk.page_bytes;
+        let mut digest = RunDigest::new();
+        let mut page = vec![0; page_bytes * extent.pages.min(64) as usize];
+        let mut done = 0;
+        while done < extent.pages {
+            let pages = (extent.pages - done).min(64) as usize;
+            let at = self.disk.offset(extent.start) + done * page_bytes as u64;
+            match self.disk.read(at, &mut page[..pages * page_bytes]) {
+                Err(FileError::Truncated { .. }) => return Ok(None),
+                other => other?,
+            }
+            page[..pages * page_bytes].chunks_exact(page_bytes).for_each(|page| digest.push_raw(page));
+            done += pages as u64;
+        }
+        Ok(Some(digest.finish()))
+    }
+
+    /// A group anywhere in the log that knows of a durable commit after S: then the log is damaged, not ended.
+    fn look_for_later_groups(&self, scan: &Scan) -> Result<(), FileError> {
+        let blocks = scan.layout.blocks();
+        let mut from = 0;
+        while from < blocks {
+            let count = READ_BLOCKS.min(blocks - from);
+            let bytes = self.read_blocks(&scan.layout, from, count)?;
+            for (i, block) in (from..).zip(bytes.chunks_exact(BLOCK_BYTES as usize)) {
+                if GroupHeader::blocks(block, &self.superblock.file_id).is_none()
+                    || Seq(crate::superblock::get_u64(&block[..GROUP_HEADER_BYTES], 64)) <= scan.last
+                {
+                    continue;
+                }
+                if let Some((_, group)) = self.group_at(&scan.layout, i)?
+                    && GroupHeader::open(&group, &self.superblock.file_id).is_some_and(|(h, ..)| h.durable > scan.last)
+                {
+                    return Err(torn_log(self.disk, scan));
+                }
+            }
+            from += count;
+        }
+        Ok(())
+    }
+}

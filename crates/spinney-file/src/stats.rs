@@ -1,0 +1,93 @@
+//! Everything that is a number.
+
+use crate::{
+    budget::Charge,
+    cache::CacheStats,
+    counters::{FlushStats, HistogramSnapshot},
+    disk::IoStats,
+    engine::Engine,
+    pipeline::LogStats,
+    readers::SnapshotInfo,
+};
+use spinney_alloc::{AllocStats, Seq};
+
+/// A file at one moment: how far it is, where its bytes are and why, what it did since opening.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileStats {
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// The newest commit that has its place in the order.
+    pub appended: Seq,
+    /// The newest commit that new snapshots show.
+    pub visible: Seq,
+    /// Every commit up to here is on stable storage.
+    pub durable: Seq,
+    /// The newest durable checkpoint.
+    pub checkpoint: Seq,
+    /// Checkpoints finished since opening.
+    pub checkpoints: u64,
+    /// Checkpoints that failed since opening.
+    pub checkpoints_failed: u64,
+    /// A sync or a log write failed: nothing more is accepted.
+    pub poisoned: bool,
+    /// Where the file's pages are.
+    pub pages: AllocStats,
+    /// Pages that only a snapshot still needs, by snapshot id.
+    pub pinned_by: Vec<(u64, u64)>,
+    /// Live snapshots.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// The log.
+    pub log: LogStats,
+    /// The page cache.
+    pub cache: CacheStats,
+    /// The memory budget, in bytes.
+    pub budget_bytes: u64,
+    /// Memory in use of it: clean pages, page table, pages of open transactions.
+    pub budget_used_bytes: u64,
+    /// Pages of open transactions, in bytes.
+    pub dirty_bytes: u64,
+    /// Pages written by commits.
+    pub images: FlushStats,
+    /// Every call to the storage.
+    pub io: IoStats,
+    /// Time of each write call.
+    pub write_time: HistogramSnapshot,
+    /// Time of each sync, and of each write that was durable when it returned.
+    pub sync_time: HistogramSnapshot,
+    /// Time commits waited for the log.
+    pub log_wait: HistogramSnapshot,
+    /// Time of each checkpoint.
+    pub checkpoint_time: HistogramSnapshot,
+}
+
+impl Engine {
+    pub(crate) fn stats(&self) -> FileStats {
+        let latencies = &self.disk.counters.latencies;
+        let (pages, pinned_by) = self.space.map(|map| (map.stats(), map.pinned_by().collect()));
+        FileStats {
+            page_bytes: self.disk.page_bytes as u64,
+            appended: self.pipeline.appended(),
+            visible: self.pipeline.visible_seq(),
+            durable: self.pipeline.durable(),
+            checkpoint: self.checkpoints.seq(),
+            checkpoints: self.checkpoints.finished(),
+            checkpoints_failed: self.checkpoints.failed(),
+            poisoned: self.pipeline.is_poisoned(),
+            pages,
+            pinned_by,
+            snapshots: self.readers.infos(),
+            log: self.pipeline.stats(),
+            cache: self.cache.stats(),
+            budget_bytes: self.budget.limit(),
+            budget_used_bytes: self.budget.total(),
+            dirty_bytes: self.budget.spent(Charge::Dirty),
+            images: self.disk.counters.images.snapshot(),
+            io: self.disk.io_stats(),
+            write_time: latencies.write.snapshot(),
+            sync_time: latencies.sync.snapshot(),
+            log_wait: latencies.log_wait.snapshot(),
+            checkpoint_time: latencies.checkpoint.snapshot(),
+        }
+    }
+}

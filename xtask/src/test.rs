@@ -1,0 +1,11 @@
+//! Does everything the README promises hold.
+
+use crate::{package, step::Step};
+
+/// Runs it all and stops at the first failure.
+pub(crate) fn run() -> anyhow::Result<()> {
+    // Unit, model, crash and fault tests, the programs in docstrings, and the examples compile. One run with
+    // all features: they only add items, and `check` has compiled the workspace without them.
+    Step::cargo(&["test", "--locked", "--workspace", "--all-features"]).run()?;
+    package::run()
+}

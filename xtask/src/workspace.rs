@@ -1,0 +1,25 @@
+//! Where things are: the root of the workspace and the crates in it.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The crates that are published, lowest layer first; each uses the one before it and no other.
+pub(crate) const LAYERS: [&str; 4] = ["spinney-alloc", "spinney-file", "spinney-btree", "spinney"];
+
+/// The highest layer: what programs and tools use.
+pub(crate) const FACADE: &str = LAYERS[LAYERS.len() - 1];
+
+/// The only crate in which `unsafe` may appear.
+pub(crate) const UNSAFE_ALLOWED_IN: &str = "spinney-file";
+
+/// The benchmarks' package: the one that may look at every layer.
+pub(crate) const BENCHES: &str = "spinney-benches";
+
+/// The root of the workspace this binary is run from, or else was built in.
+pub(crate) fn root() -> PathBuf {
+    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let manifest_dir = Path::new(&manifest_dir);
+    manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
+}
