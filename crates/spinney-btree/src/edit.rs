@@ -12,7 +12,7 @@ use crate::{
     root::{TableId, TreeRoot},
     run::{Item, KeyRef, Shape, separator},
 };
-use spinney_file::{Owner, PageNo, PagePtr, Pages, Part};
+use spinney_file::{Owner, PageNo, PagePtr, Pages, Part, Pin};
 
 /// Buffers that operations of a transaction share.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl Edit<'_> {
     /// Lends a node of the tree to `read`.
     #[inline]
     pub(crate) fn with_node<R>(&self, ptr: PagePtr, level: u8, read: impl FnOnce(Node<'_>) -> R) -> Result<R, TreeError> {
-        let pin = self.part.pin();
+        let pin = Pin::new();
         let page = self.part.page(&pin, self.owner(), ptr)?;
         let node = Node::open(page, self.table, level).map_err(|why| self.corrupt(ptr.page, why))?;
         Ok(read(node))
@@ -116,7 +116,7 @@ impl Edit<'_> {
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<(Path, bool)>, TreeError> {
         let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
         let mut path = Path::at(ptr);
-        let pin = self.part.pin();
+        let pin = Pin::new();
         let owner = self.owner();
         for level in (1..self.root.height()).rev() {
             let page = self.part.page(&pin, owner, ptr)?;

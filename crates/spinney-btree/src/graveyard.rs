@@ -11,7 +11,7 @@ use crate::{
     node::{Child, Node, Stored},
     root::{TableId, TreeRoot},
 };
-use spinney_file::{Owner, PageNo, PagePtr, Pages, Stamp};
+use spinney_file::{Owner, PageNo, PagePtr, Pages, Pin, Stamp};
 
 /// A subtree that waits to be freed.
 ///
@@ -171,7 +171,7 @@ enum Next {
 }
 
 fn next_of(edit: &Edit<'_>, top: &Grave) -> Result<Option<Next>, TreeError> {
-    let pin = edit.part.pin();
+    let pin = Pin::new();
     let page = edit.part.page(&pin, edit.owner(), top.ptr)?;
     let wrong = |why| corrupt(edit.owner(), top, why);
     let node = Node::open(page, top.table, top.level).map_err(wrong)?;

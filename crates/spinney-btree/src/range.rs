@@ -25,10 +25,6 @@ impl<P> Clone for Borrowed<'_, P> {
 }
 
 impl<P: Pages> Pages for Borrowed<'_, P> {
-    fn pin(&self) -> Pin {
-        self.0.pin()
-    }
-
     fn page<'b>(&'b self, pin: &'b Pin, owner: Owner, ptr: PagePtr) -> Result<&'b [u8], FileError> {
         self.0.page(pin, owner, ptr)
     }
@@ -220,7 +216,7 @@ impl Cursor {
         let tree = source.tree();
         let mut path = Vec::with_capacity(source.root.height().into());
         let mut ptr = source.root.ptr().expect("a range over an empty tree is finished");
-        let pin = source.pages.pin();
+        let pin = Pin::new();
         for level in (1..source.root.height()).rev() {
             let node = tree.node(&pin, ptr, level)?;
             let child = match (end, &bounds.0, &bounds.1) {
@@ -274,7 +270,7 @@ impl Cursor {
         let height = usize::from(source.root.height());
         let mut path = self.path.clone();
         // Up to the lowest branch that has a child further on.
-        let pin = source.pages.pin();
+        let pin = Pin::new();
         let level_of = |depth: usize| u8::try_from(height - 1 - depth).expect("a height is at most 24");
         let mut ptr = loop {
             let Some((ptr, child)) = path.pop() else { return Ok(false) };

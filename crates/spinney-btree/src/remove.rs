@@ -8,7 +8,7 @@ use crate::{
     root::TreeRoot,
     run::{Item, KeyRef, separator},
 };
-use spinney_file::PagePtr;
+use spinney_file::{PagePtr, Pin};
 
 impl Edit<'_> {
     /// Removes an entry; `None` when there is none, else the large value it had.
@@ -184,7 +184,7 @@ impl Edit<'_> {
     /// Lends a whole page of the tree to `read`.
     pub(crate) fn with_page<R>(&self, ptr: PagePtr, level: u8, read: impl FnOnce(&[u8]) -> R) -> Result<R, TreeError> {
         use spinney_file::Pages as _;
-        let pin = self.part.pin();
+        let pin = Pin::new();
         let page = self.part.page(&pin, self.owner(), ptr)?;
         Node::open(page, self.table, level).map_err(|why| self.corrupt(ptr.page, why))?;
         Ok(read(page))

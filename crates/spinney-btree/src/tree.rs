@@ -124,7 +124,7 @@ impl<'a, P: Pages> Tree<'a, P> {
 
     /// How many entries are below a key, or not above it.
     fn rank(&self, key: &[u8], inclusive: bool) -> Result<u64, TreeError> {
-        let pin = self.pages.pin();
+        let pin = Pin::new();
         let Some(mut ptr) = self.root.ptr() else { return Ok(0) };
         let mut rank = 0u64;
         for level in (0..self.root.height()).rev() {
@@ -144,7 +144,7 @@ impl<'a, P: Pages> Tree<'a, P> {
     #[inline]
     fn find<R>(&self, key: &[u8], read: impl FnOnce(Stored<'_>) -> Result<R, TreeError>) -> Result<Option<R>, TreeError> {
         let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
-        let pin = self.pages.pin();
+        let pin = Pin::new();
         for level in (1..self.root.height()).rev() {
             let node = self.node(&pin, ptr, level)?;
             ptr = node.child(node.child_for(key)).ptr;
@@ -163,7 +163,7 @@ impl<'a, P: Pages> Tree<'a, P> {
         slot: impl Fn(&Node<'_>) -> usize,
     ) -> Result<Option<(Bytes, Bytes)>, TreeError> {
         let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
-        let pin = self.pages.pin();
+        let pin = Pin::new();
         for level in (1..self.root.height()).rev() {
             let node = self.node(&pin, ptr, level)?;
             ptr = node.child(child(&node)).ptr;

@@ -7,30 +7,30 @@ use spinney_btree::{
 };
 use std::collections::BTreeMap;
 
-pub const OWNER: Owner = Owner(7);
+pub(crate) const OWNER: Owner = Owner(7);
 
-pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
-pub type Model = BTreeMap<TableId, Map>;
+pub(crate) type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Model = BTreeMap<TableId, Map>;
 
 /// One family: what is committed, the transaction that is open, and what both should hold.
-pub struct Bed {
-    pub file: PagedFile,
-    pub txn: Option<(WriteTxn, FamilyTxn)>,
-    pub committed: Model,
-    pub model: Model,
-    pub snapshots: Vec<(Snapshot, Model)>,
+pub(crate) struct Bed {
+    pub(crate) file: PagedFile,
+    pub(crate) txn: Option<(WriteTxn, FamilyTxn)>,
+    pub(crate) committed: Model,
+    pub(crate) model: Model,
+    pub(crate) snapshots: Vec<(Snapshot, Model)>,
     /// Pages that commits have claimed less those they have released.
-    pub pages: u64,
+    pub(crate) pages: u64,
 }
 
 impl Bed {
-    pub fn new(page_bytes: usize, budget_bytes: u64) -> Self {
+    pub(crate) fn new(page_bytes: usize, budget_bytes: u64) -> Self {
         let file = PagedFile::in_memory(FileOptions { page_bytes, budget_bytes, page_check, ..FileOptions::default() }).unwrap();
         let model = Model::from([(TableId::DEFAULT, Map::new())]);
         Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0 }
     }
 
-    pub fn with<R>(&mut self, operation: impl FnOnce(spinney_btree::FamilyMut<'_>) -> R) -> R {
+    pub(crate) fn with<R>(&mut self, operation: impl FnOnce(spinney_btree::FamilyMut<'_>) -> R) -> R {
         if self.txn.is_none() {
             let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
             let family = FamilyTxn::new(txn.part(OWNER).unwrap()).unwrap();
@@ -40,18 +40,18 @@ impl Bed {
         operation(family.family(txn.part(OWNER).unwrap()))
     }
 
-    pub fn spill(&mut self) {
+    pub(crate) fn spill(&mut self) {
         if let Some((txn, _)) = &mut self.txn {
             txn.part(OWNER).unwrap().spill().unwrap();
         }
     }
 
-    pub fn abort(&mut self) {
+    pub(crate) fn abort(&mut self) {
         self.txn = None;
         self.model = self.committed.clone();
     }
 
-    pub fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         let Some((mut txn, mut family)) = self.txn.take() else { return };
         let part = txn.part(OWNER).unwrap();
         family.store(part).unwrap();
@@ -60,12 +60,12 @@ impl Bed {
         self.committed = self.model.clone();
     }
 
-    pub fn root(&self, snapshot: &Snapshot) -> FamilyRoot {
+    pub(crate) fn root(&self, snapshot: &Snapshot) -> FamilyRoot {
         FamilyRoot::decode(OWNER, &snapshot.root(OWNER).unwrap().unwrap_or([0; 64])).unwrap()
     }
 
     /// Checks the committed family: its content, its structure, and that it has exactly the pages it should have.
-    pub fn verify(&self) -> CheckReport {
+    pub(crate) fn verify(&self) -> CheckReport {
         let snapshot = self.file.snapshot();
         let root = self.root(&snapshot);
         compare(&self.file, &root, &self.committed);
@@ -80,7 +80,7 @@ impl Bed {
         report
     }
 
-    pub fn verify_snapshots(&self) {
+    pub(crate) fn verify_snapshots(&self) {
         for (snapshot, model) in &self.snapshots {
             compare(snapshot.file(), &self.root(snapshot), model);
         }
@@ -88,7 +88,7 @@ impl Bed {
 }
 
 /// Reads a whole family and compares it with its model.
-pub fn compare(file: &PagedFile, root: &FamilyRoot, model: &Model) {
+pub(crate) fn compare(file: &PagedFile, root: &FamilyRoot, model: &Model) {
     let tables = root.all_tables(file, OWNER).unwrap();
     assert_eq!(tables.iter().map(|(id, _)| *id).collect::<Vec<_>>(), model.keys().copied().collect::<Vec<_>>());
     for (id, root) in tables {
@@ -99,11 +99,11 @@ pub fn compare(file: &PagedFile, root: &FamilyRoot, model: &Model) {
     }
 }
 
-pub fn all() -> Bounds {
+pub(crate) fn all() -> Bounds {
     (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded)
 }
 
-pub fn contents<P: spinney_btree::Pages + Clone>(range: Range<P>) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn contents<P: spinney_btree::Pages + Clone>(range: Range<P>) -> Vec<(Vec<u8>, Vec<u8>)> {
     range
         .map(|entry| {
             let (key, value) = entry.unwrap();
@@ -113,6 +113,6 @@ pub fn contents<P: spinney_btree::Pages + Clone>(range: Range<P>) -> Vec<(Vec<u8
 }
 
 /// Bytes that differ by `seed`.
-pub fn value(seed: u8, len: usize) -> Vec<u8> {
+pub(crate) fn value(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8) ^ seed | 1).collect()
 }
