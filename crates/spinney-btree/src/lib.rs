@@ -36,6 +36,6 @@ pub use crate::{
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    Descriptor, Durability, Extent, FileError, FileOptions, IoOp, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin,
-    Seq, Snapshot, Stamp, Storage, Wait, WriteTxn,
+    Descriptor, Durability, Extent, FileError, FileOptions, IoOp, MemStorage, OsFile, Owner, PageNo, PagePtr, PagedFile,
+    Pages, Part, Pin, Seq, Snapshot, Stamp, Storage, Wait, WriteTxn,
 };

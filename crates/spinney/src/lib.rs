@@ -1,2 +1,53 @@
-//! Embedded transactional key-value store: many column families in one file.
+//! Embedded transactional key-value store: many column families in one file, each with its own writer.
+//!
+//! ```text
+//!   Database --family()--> Family --begin()--> WriteTransaction --commit()--> durable
+//!      |                                          |  one writer per family; others go on
+//!      +----snapshot()---> Snapshot               +--family(&f), table(&t)--> TableTxn
+//!                             readers block nobody
+//! ```
+//!
+//! Names, options and type identities of families and tables are an ordinary tree, changed by ordinary commits: creating,
+//! renaming and dropping them is part of a transaction like everything else.
 #![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
+
+mod catalog; // reading the name tree
+mod check; // every page, each exactly once
+mod codec; // types as bytes
+mod database; // opening, what handles share, closing
+mod error; // what went wrong and what to do next
+mod family; // handles of families and tables
+mod key_range; // which keys
+mod maintenance; // freeing in the background
+mod names; // the records of the name tree
+mod names_txn; // create, drop, rename
+mod options; // how a database is opened
+mod range; // ordered iteration
+mod snapshot; // immutable views
+mod stats; // everything that is a number
+mod table_txn; // one table in a transaction
+mod transaction; // who takes part, and how it ends
+mod typed; // tables with types
+mod value; // bytes read
+
+pub use crate::{
+    check::{Problem, Report},
+    codec::{DecodeError, KeyType, ValueType},
+    database::Database,
+    error::{Error, Result},
+    family::{Family, FamilyInfo, Place, Table, TableInfo},
+    key_range::KeyRange,
+    names::{NAME_BYTES_MAX, TypeIdentity},
+    options::Options,
+    range::{Keys, Range},
+    snapshot::Snapshot,
+    stats::{Stats, TreeStats},
+    table_txn::TableTxn,
+    transaction::WriteTransaction,
+    typed::{TypedKeyRange, TypedRange, TypedTable, TypedTxn, TypedView},
+    value::Value,
+};
+#[cfg(feature = "testing")]
+pub use spinney_btree::Storage;
+pub use spinney_btree::{Durability, PageNo, Seq};
