@@ -7,7 +7,7 @@
 //! the transaction was made by this crate.
 
 use crate::{root::TableId, run::KeyRef};
-use spinney_file::{PAGE_HEADER_BYTES, PageNo, PagePtr, Stamp};
+use spinney_file::{PageHeader, PageNo, PagePtr, Stamp};
 use std::cmp::Ordering;
 
 /// A leaf or a branch. Integers are little-endian.
@@ -86,12 +86,16 @@ pub(crate) mod layout {
     pub(crate) const CHILD_EXTENTS: u64 = 1 << 47;
 }
 use layout::*;
-const _: () = assert!(TABLE == PAGE_HEADER_BYTES && RESERVED.end == FIRST_CHILD);
+const _: () = assert!(TABLE == PageHeader::BYTES && RESERVED.end == FIRST_CHILD);
 const _: () = assert!(PageNo::MAX < CHILD_EXTENTS);
 
 /// For people.
-pub(crate) const KIND_NAMES: [(u8, &str); 4] =
-    [(KIND_LEAF, "leaf"), (KIND_BRANCH, "branch"), (KIND_HEAD, "head of a large value"), (KIND_CHUNKS, "chunks of a large value")];
+pub(crate) const KIND_NAMES: [(u8, &str); 4] = [
+    (KIND_LEAF, "leaf"),
+    (KIND_BRANCH, "branch"),
+    (KIND_HEAD, "head of a large value"),
+    (KIND_CHUNKS, "chunks of a large value"),
+];
 
 #[inline]
 pub(crate) fn get_u16(page: &[u8], at: usize) -> usize {

@@ -156,11 +156,14 @@ impl Edit<'_> {
                 if !is_dire && gain <= poorer(ln.used(), rn.used()) {
                     return Ok(false);
                 }
-                let between = if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
+                let between =
+                    if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
                 // The new separator may be longer than the old one; if it has no room, nothing is done.
                 let mut shelves: Vec<Item<'_>> = (0..above.count()).map(|i| Item::of(&above, i)).collect();
                 shelves[left].key = KeyRef::whole(&between);
-                if !shelves[left.saturating_sub(1)..shelves.len().min(left + 2)].is_sorted_by(|a, b| a.key.compare(&b.key).is_lt()) {
+                if !shelves[left.saturating_sub(1)..shelves.len().min(left + 2)]
+                    .is_sorted_by(|a, b| a.key.compare(&b.key).is_lt())
+                {
                     return Err(corrupt(r.ptr.page, "a child has keys outside its separators"));
                 }
                 if !parent_shape.fits(&shelves) {

@@ -4,7 +4,7 @@ use crate::{
     database::Database,
     error::{Error, Result},
 };
-use spinney_btree::{FileOptions, page_check};
+use spinney_btree::{Create, FileOptions, Tuning, page_check};
 use std::{path::Path, time::Duration};
 
 /// Options of a database, set one by one and then used to open it:
@@ -27,6 +27,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) read_only: bool,
     pub(crate) background: bool,
+    pub(crate) tuning: Tuning,
 }
 
 impl Default for Options {
@@ -41,6 +42,7 @@ impl Default for Options {
             create: true,
             read_only: false,
             background: true,
+            tuning: Tuning::default(),
         }
     }
 }
@@ -109,6 +111,12 @@ impl Options {
         self
     }
 
+    /// Measures of the engine that have good defaults; for benchmarks and tests.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
     /// Opens the file, or creates it when it is missing and nothing forbids it.
     ///
     /// # Errors
@@ -166,6 +174,20 @@ impl Options {
 
     /// The options of the file below.
     pub(crate) fn file_options(&self) -> FileOptions {
-        FileOptions { page_bytes: self.page_size, budget_bytes: self.memory_budget, page_check }
+        let tuning = match self.log_size {
+            Some(bytes) => Tuning { log_bytes: bytes, log_bytes_max: bytes, ..self.tuning.clone() },
+            None => self.tuning.clone(),
+        };
+        FileOptions {
+            page_bytes: self.page_size,
+            budget_bytes: self.memory_budget,
+            max_file_bytes: self.max_file_size.unwrap_or(i64::MAX as u64),
+            flush_interval: self.flush_interval,
+            background: self.background,
+            read_only: self.read_only,
+            create: if self.create { Create::IfMissing } else { Create::Never },
+            page_check,
+            tuning,
+        }
     }
 }
