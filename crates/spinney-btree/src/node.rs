@@ -7,7 +7,7 @@
 //! the transaction was made by this crate.
 
 use crate::{root::TableId, run::KeyRef};
-use spinney_file::{PAGE_HEADER_BYTES, PageNo, PagePtr, Stamp};
+use spinney_file::{PageNo, PagePtr, Stamp};
 use std::cmp::Ordering;
 
 /// A leaf or a branch. Integers are little-endian.
@@ -51,6 +51,8 @@ use std::cmp::Ordering;
 /// | stamp        |    8 | what the child's page carries                              |
 /// | entries      |    6 | below the child                                            |
 pub(crate) mod layout {
+    /// What the file layer and `KIND`, `LEVEL`, `FLAGS` take.
+    pub(crate) const PAGE_HEADER_BYTES: usize = 32;
     pub(crate) const KIND: usize = 28;
     pub(crate) const LEVEL: usize = 29;
     pub(crate) const FLAGS: usize = 30;

@@ -5,7 +5,7 @@ use crate::{
     limits::Limits,
     node::{Child, LargeRef, Node, get_u16, get_u32, get_u64, head_of, layout::*, value_len},
 };
-use spinney_file::{PAGE_HEADER_BYTES, Stamp};
+use spinney_file::Stamp;
 use std::{cmp::Ordering, ops::Range};
 
 /// Where the file layer keeps a page's stamp.
