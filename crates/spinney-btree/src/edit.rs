@@ -64,7 +64,12 @@ impl Path {
         &self.steps[..self.len]
     }
 
-    /// In the leaf at its end.
+    /// Its first `len` nodes.
+    pub(crate) fn up_to(&self, len: usize) -> Self {
+        Self { len, ..self.clone() }
+    }
+
+    /// In the node at its end.
     pub(crate) fn set_slot(&mut self, slot: usize) {
         self.steps[self.len - 1].child = slot;
     }
@@ -330,7 +335,7 @@ impl Edit<'_> {
     }
 
     /// Adds a child to the private branch at `depth` of a path, on the right of the child that the path takes.
-    fn insert_child(
+    pub(crate) fn insert_child(
         &mut self,
         path: &Path,
         depth: usize,

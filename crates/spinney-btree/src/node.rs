@@ -7,7 +7,7 @@
 //! the transaction was made by this crate.
 
 use crate::{root::TableId, run::KeyRef};
-use spinney_file::{PageHeader, PageNo, PagePtr, Stamp};
+use spinney_file::{PageNo, PagePtr, Stamp};
 use std::cmp::Ordering;
 
 /// A leaf or a branch. Integers are little-endian.
@@ -51,6 +51,8 @@ use std::cmp::Ordering;
 /// | stamp        |    8 | what the child's page carries                              |
 /// | entries      |    6 | below the child                                            |
 pub(crate) mod layout {
+    /// What the file layer and `KIND`, `LEVEL`, `FLAGS` take.
+    pub(crate) const PageHeader::BYTES: usize = 32;
     pub(crate) const KIND: usize = 28;
     pub(crate) const LEVEL: usize = 29;
     pub(crate) const FLAGS: usize = 30;
@@ -90,12 +92,8 @@ const _: () = assert!(TABLE == PageHeader::BYTES && RESERVED.end == FIRST_CHILD)
 const _: () = assert!(PageNo::MAX < CHILD_EXTENTS);
 
 /// For people.
-pub(crate) const KIND_NAMES: [(u8, &str); 4] = [
-    (KIND_LEAF, "leaf"),
-    (KIND_BRANCH, "branch"),
-    (KIND_HEAD, "head of a large value"),
-    (KIND_CHUNKS, "chunks of a large value"),
-];
+pub(crate) const KIND_NAMES: [(u8, &str); 4] =
+    [(KIND_LEAF, "leaf"), (KIND_BRANCH, "branch"), (KIND_HEAD, "head of a large value"), (KIND_CHUNKS, "chunks of a large value")];
 
 #[inline]
 pub(crate) fn get_u16(page: &[u8], at: usize) -> usize {

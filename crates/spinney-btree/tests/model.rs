@@ -299,7 +299,7 @@ proptest! {
     #[test]
     fn the_tree_is_a_sorted_map(
         style in select(vec![Keys::Tiny, Keys::Numbers, Keys::Prefixed, Keys::Longest]),
-        budget in select(vec![8u64, 64, 4096]),
+        budget in select(vec![16u64, 64, 4096]),
         ops in vec(op(4096), 1..150),
     ) {
         run(style, 4096, budget, &ops);
@@ -317,4 +317,36 @@ proptest! {
     ) {
         run(style, page_bytes, 64, &ops);
     }
+}
+
+fn replay(style: Keys, page_bytes: usize, ops: &[Op]) {
+    run(style, page_bytes, 64, ops);
+}
+
+/// A branch that was only poor, and beyond help, when it was looked at first, lost its last separator in the same repair.
+#[test]
+fn a_branch_that_loses_its_separators_during_a_repair_is_helped() {
+    use Op::{Insert, RemoveRange, Run};
+    let range = RemoveRange(Bound::Included(6647), Bound::Included(36863));
+    let ops = [Insert(0, 0, 0), Insert(20480, 0, 0), Run(28734, 5, 0), Run(4597, 8, 0), Insert(32768, 0, 0), range];
+    replay(Keys::Longest, 65536, &ops);
+}
+
+/// The separator that would have helped a branch with one child had no room in the parent.
+#[test]
+fn a_parent_is_split_to_help_a_branch_with_one_child() {
+    use Op::{Bulk, Insert, RemoveRange, Run};
+    let mut ops: Vec<Op> = [24576, 28672].map(|k| Insert(k, 0, 0)).into();
+    ops.push(Run(2854, 239, 107));
+    ops.extend([28673, 12288, 7435, 16384, 20638, 12289, 12290, 22985, 8192].map(|k| Insert(k, 0, 0)));
+    ops.extend([Bulk(1, 0), Insert(8192, 0, 0), Insert(8193, 0, 0), Run(8192, 43, 0), Run(16368, 68, 265)]);
+    ops.push(RemoveRange(Bound::Excluded(5778), Bound::Unbounded));
+    replay(Keys::Longest, 4096, &ops);
+}
+
+/// A range without end emptied the last leaf, which no repair came to.
+#[test]
+fn the_last_leaf_goes_when_a_range_without_end_empties_it() {
+    let ops = [Op::Run(28770, 34, 114), Op::RemoveRange(Bound::Included(23492), Bound::Unbounded), Op::Clear];
+    replay(Keys::Prefixed, 4096, &ops);
 }
