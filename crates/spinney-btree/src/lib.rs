@@ -36,6 +36,12 @@ pub use crate::{
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    Descriptor, Durability, Extent, FileError, FileOptions, IoOp, MemStorage, OsFile, Owner, PageNo, PagePtr, PagedFile,
-    Pages, Part, Pin, Seq, Snapshot, Stamp, Storage, Wait, WriteTxn,
+    AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
+    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin, Seq,
+    Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+};
+#[cfg(feature = "testing")]
+pub use spinney_file::{
+    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
+    Recording, Sabotage, SimDisk, WriteObserver,
 };
