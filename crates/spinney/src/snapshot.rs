@@ -42,10 +42,6 @@ impl SnapshotPages {
 }
 
 impl Pages for SnapshotPages {
-    fn pin(&self) -> Pin {
-        self.file().pin()
-    }
-
     fn page<'a>(&'a self, pin: &'a Pin, owner: Owner, ptr: PagePtr) -> Result<&'a [u8], FileError> {
         self.file().page(pin, owner, ptr)
     }
