@@ -37,8 +37,8 @@ pub use crate::{
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
     AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
-    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageNo, PagePtr, PagedFile, Pages, Part,
-    Pin, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin, Seq,
+    Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

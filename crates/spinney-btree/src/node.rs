@@ -52,7 +52,7 @@ use std::cmp::Ordering;
 /// | entries      |    6 | below the child                                            |
 pub(crate) mod layout {
     /// What the file layer and `KIND`, `LEVEL`, `FLAGS` take.
-    pub(crate) const PageHeader::BYTES: usize = 32;
+    pub(crate) const PAGE_HEADER_BYTES: usize = 32;
     pub(crate) const KIND: usize = 28;
     pub(crate) const LEVEL: usize = 29;
     pub(crate) const FLAGS: usize = 30;
@@ -88,12 +88,16 @@ pub(crate) mod layout {
     pub(crate) const CHILD_EXTENTS: u64 = 1 << 47;
 }
 use layout::*;
-const _: () = assert!(TABLE == PageHeader::BYTES && RESERVED.end == FIRST_CHILD);
+const _: () = assert!(TABLE == PAGE_HEADER_BYTES && RESERVED.end == FIRST_CHILD);
 const _: () = assert!(PageNo::MAX < CHILD_EXTENTS);
 
 /// For people.
-pub(crate) const KIND_NAMES: [(u8, &str); 4] =
-    [(KIND_LEAF, "leaf"), (KIND_BRANCH, "branch"), (KIND_HEAD, "head of a large value"), (KIND_CHUNKS, "chunks of a large value")];
+pub(crate) const KIND_NAMES: [(u8, &str); 4] = [
+    (KIND_LEAF, "leaf"),
+    (KIND_BRANCH, "branch"),
+    (KIND_HEAD, "head of a large value"),
+    (KIND_CHUNKS, "chunks of a large value"),
+];
 
 #[inline]
 pub(crate) fn get_u16(page: &[u8], at: usize) -> usize {

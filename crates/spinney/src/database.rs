@@ -10,7 +10,7 @@ use crate::{
     transaction::WriteTransaction,
 };
 use parking_lot::Mutex;
-use spinney_btree::{Durability, MemStorage, OsFile, Owner, PagedFile, Pages, Seq, Storage, TreeError, Wait};
+use spinney_btree::{Create, Durability, MemStorage, Owner, PagedFile, Pages, Seq, Storage, TreeError, Wait};
 use std::{
     collections::HashMap,
     fmt,
@@ -132,7 +132,7 @@ impl Core {
         if self.closed.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        self.file.close().map_err(|error| self.lift(error.into()))
+        self.file.clone().close().map_err(|error| self.lift(error.into()))
     }
 }
 
@@ -185,36 +185,43 @@ impl Database {
     }
 
     pub(crate) fn open_path(path: &Path, options: Options) -> Result<Self> {
-        options.checked()?;
-        let opened = match (options.read_only, options.create) {
-            (true, _) => OsFile::open_read_only(path),
-            (false, true) => OsFile::open_or_create(path).map(|(file, _)| file),
-            (false, false) => OsFile::open(path),
-        };
-        Self::open_file(opened.map_err(|error| Error::from_open(error, &label(path), path.is_dir()))?, path, options)
+        let create = options.creation();
+        Self::open_at(path, options, create)
     }
 
     pub(crate) fn create_path(path: &Path, options: Options) -> Result<Self> {
-        options.checked()?;
         if options.read_only {
             return Err(Error::ReadOnly);
         }
-        let created = OsFile::create(path).map_err(|error| Error::from_open(error, &label(path), path.is_dir()))?;
-        Self::open_file(created, path, options)
+        Self::open_at(path, options, Create::Always)
     }
 
-    fn open_file(file: OsFile, path: &Path, options: Options) -> Result<Self> {
-        Self::open_storage(Arc::new(file), label(path), options)
+    fn open_at(path: &Path, options: Options, create: Create) -> Result<Self> {
+        options.checked()?;
+        let label = path.display().to_string();
+        let file = PagedFile::open_path(path, options.file_options(create));
+        let file = file.map_err(|error| Error::from_open(error, &label, path.is_dir()))?;
+        Self::over(file, label, options)
     }
 
     pub(crate) fn open_memory(options: Options) -> Result<Self> {
-        Self::open_storage(Arc::new(MemStorage::new()), "the database in memory".to_owned(), options)
+        let (create, label) = (Create::IfMissing, "the database in memory".to_owned());
+        Self::open_storage_with(Arc::new(MemStorage::new()), label, options, create)
     }
 
-    pub(crate) fn open_storage(storage: Arc<dyn Storage>, label: String, options: Options) -> Result<Self> {
+    #[cfg(feature = "testing")]
+    pub(crate) fn open_storage(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let create = options.creation();
+        Self::open_storage_with(storage, "the storage".to_owned(), options, create)
+    }
+
+    fn open_storage_with(storage: Arc<dyn Storage>, label: String, options: Options, create: Create) -> Result<Self> {
         options.checked()?;
-        let file = PagedFile::open(storage, options.file_options());
-        let file = file.map_err(|error| Error::from_open(error, &label, false))?;
+        let file = PagedFile::open(storage, options.file_options(create));
+        Self::over(file.map_err(|error| Error::from_open(error, &label, false))?, label, options)
+    }
+
+    fn over(file: PagedFile, label: String, options: Options) -> Result<Self> {
         let core = Core {
             file,
             options,
@@ -434,7 +441,3 @@ impl fmt::Debug for Database {
 
 /// The durability of commits that this crate makes for itself.
 pub(crate) const HOUSEKEEPING: Durability = Durability::Eventual;
-
-fn label(path: &Path) -> String {
-    path.display().to_string()
-}

@@ -21,7 +21,6 @@ pub struct Options {
     pub(crate) page_size: usize,
     pub(crate) memory_budget: u64,
     pub(crate) max_file_size: Option<u64>,
-    pub(crate) log_size: Option<u64>,
     pub(crate) flush_interval: Duration,
     pub(crate) begin_timeout: Duration,
     pub(crate) create: bool,
@@ -32,17 +31,17 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        let file = FileOptions::default();
         Self {
-            page_size: 4096,
-            memory_budget: 64 << 20,
+            page_size: file.page_bytes,
+            memory_budget: file.budget_bytes,
             max_file_size: None,
-            log_size: None,
-            flush_interval: Duration::from_millis(500),
+            flush_interval: file.flush_interval,
             begin_timeout: Duration::from_secs(30),
             create: true,
             read_only: false,
             background: true,
-            tuning: Tuning::default(),
+            tuning: file.tuning,
         }
     }
 }
@@ -60,7 +59,7 @@ impl Options {
         self
     }
 
-    /// Bytes of memory for cached and changed pages of all families together, 64 MiB by default, at least 64 pages.
+    /// Bytes of memory for cached and changed pages of all families together, 256 MiB by default, at least 64 pages.
     /// Transactions may be larger: they write their pages early.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes;
@@ -73,14 +72,15 @@ impl Options {
         self
     }
 
-    /// Bytes of the log inside the file, 64 KiB to 1 GiB; chosen by size of the database by default. A longer log means
-    /// fewer checkpoints and a longer recovery.
-    pub fn log_size(mut self, bytes: u64) -> Self {
-        self.log_size = Some(bytes);
+    /// The log inside the file grows to so many bytes, 64 KiB to 1 GiB, 16 MiB by default; beyond only for a single commit that
+    /// needs more. A longer log means fewer checkpoints and a longer recovery.
+    pub fn log_size_max(mut self, bytes: u64) -> Self {
+        self.tuning.log_bytes_max = bytes;
+        self.tuning.log_bytes = self.tuning.log_bytes.min(bytes);
         self
     }
 
-    /// How long an [`Eventual`](crate::Durability::Eventual) commit may stay in memory only, 1 ms to 1 h; 500 ms by default.
+    /// How long an [`Eventual`](crate::Durability::Eventual) commit may stay in memory only, 1 ms to 1 h; 100 ms by default.
     pub fn flush_interval(mut self, interval: Duration) -> Self {
         self.flush_interval = interval;
         self
@@ -104,14 +104,15 @@ impl Options {
         self
     }
 
-    /// Whether a thread frees the pages of dropped families and removed ranges in the background; it does by default.
-    /// Without it, call [`Database::maintain`] now and then.
+    /// Whether threads of the database's own sync, checkpoint and grow the file ahead of need, and free the pages of dropped
+    /// families and removed ranges; they do by default. Without them committing threads checkpoint, and
+    /// [`Database::flush`] and [`Database::maintain`] are for the caller to call now and then.
     pub fn background(mut self, background: bool) -> Self {
         self.background = background;
         self
     }
 
-    /// Measures of the engine that have good defaults; for benchmarks and tests.
+    /// Measures of the engine that have good defaults; benchmarks and tests vary them.
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.tuning = tuning;
         self
@@ -148,7 +149,7 @@ impl Options {
     /// Those of [`open`](Self::open).
     #[cfg(feature = "testing")]
     pub fn open_storage(self, storage: std::sync::Arc<dyn spinney_btree::Storage>) -> Result<Database> {
-        Database::open_storage(storage, "the storage".to_owned(), self)
+        Database::open_storage(storage, self)
     }
 
     /// Refuses what is out of its limits.
@@ -163,8 +164,8 @@ impl Options {
         if self.max_file_size.is_some_and(|bytes| bytes < 1 << 20) {
             return bad("max_file_size", "give at least 1 MiB");
         }
-        if self.log_size.is_some_and(|bytes| !(64 << 10..=1 << 30).contains(&bytes)) {
-            return bad("log_size", "give 64 KiB to 1 GiB");
+        if !(64 << 10..=1 << 30).contains(&self.tuning.log_bytes_max) {
+            return bad("log_size_max", "give 64 KiB to 1 GiB");
         }
         if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.flush_interval) {
             return bad("flush_interval", "give 1 ms to 1 h");
@@ -173,21 +174,22 @@ impl Options {
     }
 
     /// The options of the file below.
-    pub(crate) fn file_options(&self) -> FileOptions {
-        let tuning = match self.log_size {
-            Some(bytes) => Tuning { log_bytes: bytes, log_bytes_max: bytes, ..self.tuning.clone() },
-            None => self.tuning.clone(),
-        };
+    pub(crate) fn file_options(&self, create: Create) -> FileOptions {
         FileOptions {
             page_bytes: self.page_size,
             budget_bytes: self.memory_budget,
-            max_file_bytes: self.max_file_size.unwrap_or(i64::MAX as u64),
+            max_file_bytes: self.max_file_size.unwrap_or(FileOptions::default().max_file_bytes),
             flush_interval: self.flush_interval,
             background: self.background,
             read_only: self.read_only,
-            create: if self.create { Create::IfMissing } else { Create::Never },
+            create,
             page_check,
-            tuning,
+            tuning: self.tuning.clone(),
         }
+    }
+
+    /// What opening does about a missing file.
+    pub(crate) fn creation(&self) -> Create {
+        if self.create && !self.read_only { Create::IfMissing } else { Create::Never }
     }
 }

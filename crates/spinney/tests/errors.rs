@@ -78,7 +78,7 @@ fn options_out_of_their_limits() {
     refused(Options::new().page_size(1 << 17), "page_size");
     refused(Options::new().memory_budget(4096), "memory_budget");
     refused(Options::new().max_file_size(4096), "max_file_size");
-    refused(Options::new().log_size(1), "log_size");
+    refused(Options::new().log_size_max(1), "log_size_max");
     refused(Options::new().flush_interval(Duration::ZERO), "flush_interval");
 }
 

@@ -13,9 +13,6 @@ use std::{
     path::PathBuf,
 };
 
-/// Whether a history closes the file and opens it again. Needs a file layer that keeps what it is given.
-const REOPEN: bool = false;
-
 /// A table's entries.
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 /// A family's tables; the default one has an empty name.
@@ -153,7 +150,7 @@ struct Pair {
     ghosts: Vec<Family>,
     held: Vec<Held>,
     options: Options,
-    path: Option<PathBuf>,
+    path: PathBuf,
 }
 
 /// A snapshot that is held, what it must show, and the handles to read it with.
@@ -166,17 +163,10 @@ struct Held {
 }
 
 impl Pair {
-    fn new(options: Options, path: Option<PathBuf>) -> Result<Self> {
-        let db = Self::open(&options, path.as_ref())?;
+    fn new(options: Options, path: PathBuf) -> Result<Self> {
+        let db = options.clone().open(&path)?;
         let (world, handles, ghosts, held) = Default::default();
         Ok(Self { db, world, handles, ghosts, held, options, path })
-    }
-
-    fn open(options: &Options, path: Option<&PathBuf>) -> Result<Database> {
-        match path {
-            Some(path) => options.clone().open(path),
-            None => options.clone().in_memory(),
-        }
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -232,7 +222,7 @@ impl Pair {
             Step::Maintain(pages) => drop(self.db.maintain(*pages)?),
             Step::Check => self.check()?,
             Step::Checkpoint => drop(self.db.checkpoint()?),
-            Step::Reopen { close } if REOPEN => {
+            Step::Reopen { close } => {
                 self.held.clear();
                 self.ghosts.clear();
                 self.handles.clear();
@@ -242,12 +232,11 @@ impl Pair {
                 } else {
                     drop(closed);
                 }
-                self.db = Self::open(&self.options, self.path.as_ref())?;
+                self.db = self.options.clone().open(&self.path)?;
                 for name in self.world.keys() {
                     self.handles.insert(name.clone(), self.db.open_family(name)?.expect("a family that was committed"));
                 }
             }
-            Step::Reopen { .. } => {}
         }
         let now = Held::new(self.db.snapshot(), self.world.clone(), self.handles.clone());
         now.compare_names()
@@ -547,7 +536,7 @@ fn rename<V>(map: &mut BTreeMap<String, V>, from: &str, to: &str) {
 fn run(steps: &[Step], background: bool) -> Result<()> {
     let options = Options::new().memory_budget(64 * 4096).background(background);
     let folder = tempfile::tempdir().unwrap();
-    let mut pair = Pair::new(options, REOPEN.then(|| folder.path().join("model.spinney")))?;
+    let mut pair = Pair::new(options, folder.path().join("model.spinney"))?;
     for step in steps {
         pair.step(step)?;
     }
@@ -564,8 +553,15 @@ fn run(steps: &[Step], background: bool) -> Result<()> {
     Ok(())
 }
 
+/// As many histories as asked for (`PROPTEST_CASES`), else a few.
+fn config() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: if asked { default.cases } else { 64 }, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_database_is_a_map_of_maps(steps in prop::collection::vec(step(), 1..60)) {
