@@ -188,7 +188,7 @@ impl Engine {
         self.stamp_limit.fetch_max(superblock.stamp_limit.0, Ordering::AcqRel);
         self.checkpoints.seq.store(superblock.seq.0, Ordering::Release);
         **newest = superblock;
-        let free = self.space.map(|map| {
+        let free = self.freeing(|map| {
             let free = map.finish_checkpoint(self);
             map.trim();
             free

@@ -184,6 +184,8 @@ impl Engine {
     /// The append was refused: the pages are nobody's.
     fn abandon(&self, claimed: Vec<Extent>) {
         self.forget(&claimed);
+        #[cfg(any(test, feature = "testing"))]
+        claimed.iter().for_each(|&extent| self.shadow.freed(extent));
         self.space.give_back(claimed);
     }
 }
