@@ -204,6 +204,7 @@ fn run(seed: u64, steps: u32, sabotage: Option<Sabotage>) -> Result<Run, FileErr
             4 => {
                 held.clear();
                 file.close()?;
+                drop(file);
                 disk.mark(ACKNOWLEDGED + states.len() as u64 - 1);
                 file = PagedFile::open(Arc::new(disk.clone()), options(sabotage))?;
             }
@@ -318,6 +319,7 @@ impl Run {
         file.checkpoint()?;
         check_accounting(&file, pages)?;
         file.close()?;
+        drop(file);
         let file = PagedFile::open(Arc::new(disk), options(self.sabotage))?;
         assert_eq!(state_of(&file)?.0, state);
         Ok(())
