@@ -160,25 +160,27 @@ impl Edit<'_> {
         if self.part.is_private(old) {
             return Ok(old);
         }
-        let new = self.copy(old)?;
+        let new = self.copy(old, self.root.height() - 1)?;
         self.set_root(new, self.root.len(), self.root.height(), self.root.extents_below());
         Ok(new)
     }
 
     /// Makes a child of a private branch private.
     pub(crate) fn own_child(&mut self, parent: PagePtr, index: usize) -> Result<PagePtr, TreeError> {
-        let old = Node::new(self.part.page_mut(parent)).child(index);
+        let branch = Node::new(self.part.page_mut(parent));
+        let (old, level) = (branch.child(index), branch.level() - 1);
         if self.part.is_private(old.ptr) {
             return Ok(old.ptr);
         }
-        let ptr = self.copy(old.ptr)?;
+        let ptr = self.copy(old.ptr, level)?;
         NodeMut::new(self.part.page_mut(parent)).set_child(index, &Child { ptr, ..old });
         Ok(ptr)
     }
 
-    /// A private copy of a page, which is freed.
-    fn copy(&mut self, old: PagePtr) -> Result<PagePtr, TreeError> {
+    /// A private copy of a node, which is freed.
+    fn copy(&mut self, old: PagePtr, level: u8) -> Result<PagePtr, TreeError> {
         let bytes = self.part.page_bytes_shared(self.owner(), old)?;
+        Node::open(&bytes, self.table, level).map_err(|why| self.corrupt(old.page, why))?;
         let new = self.part.allocate()?;
         self.part.page_mut(new)[KIND..].copy_from_slice(&bytes[KIND..]);
         self.part.free(old);
