@@ -109,7 +109,12 @@ impl Edit<'_> {
 
     /// Lends a node of the tree to `read`.
     #[inline]
-    pub(crate) fn with_node<R>(&self, ptr: PagePtr, level: u8, read: impl FnOnce(Node<'_>) -> R) -> Result<R, TreeError> {
+    pub(crate) fn with_node<R>(
+        &self,
+        ptr: PagePtr,
+        level: u8,
+        read: impl FnOnce(Node<'_>) -> R,
+    ) -> Result<R, TreeError> {
         let pin = Pin::new();
         let page = self.part.page(&pin, self.owner(), ptr)?;
         let node = Node::open(page, self.table, level).map_err(|why| self.corrupt(ptr.page, why))?;

@@ -92,8 +92,12 @@ const _: () = assert!(TABLE == PAGE_HEADER_BYTES && RESERVED.end == FIRST_CHILD)
 const _: () = assert!(PageNo::MAX < CHILD_EXTENTS);
 
 /// For people.
-pub(crate) const KIND_NAMES: [(u8, &str); 4] =
-    [(KIND_LEAF, "leaf"), (KIND_BRANCH, "branch"), (KIND_HEAD, "head of a large value"), (KIND_CHUNKS, "chunks of a large value")];
+pub(crate) const KIND_NAMES: [(u8, &str); 4] = [
+    (KIND_LEAF, "leaf"),
+    (KIND_BRANCH, "branch"),
+    (KIND_HEAD, "head of a large value"),
+    (KIND_CHUNKS, "chunks of a large value"),
+];
 
 #[inline]
 pub(crate) fn get_u16(page: &[u8], at: usize) -> usize {

@@ -160,7 +160,8 @@ impl Edit<'_> {
                 if !is_dire && gain <= poorer(ln.used(), rn.used()) {
                     return Ok(false);
                 }
-                let between = if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
+                let between =
+                    if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
                 // The new separator may be longer than the old one. Where it has no room nothing is done, unless a branch with
                 // one child must be helped: then the parent is split.
                 let mut shelves: Vec<Item<'_>> = (0..above.count()).map(|i| Item::of(&above, i)).collect();

@@ -50,7 +50,11 @@ fn check_node(page: &[u8], stamp: u64) -> Result<(), &'static str> {
     let (heap, holes) = (get_u32(page, HEAP) as usize, get_u32(page, HOLES) as usize);
     let slots_end = heads_at + SLOT_BYTES * count;
     let key_max = Limits::new(page.len()).key_bytes_max;
-    let heap_end = page.len().checked_sub(prefix_len).filter(|_| prefix_len <= key_max).ok_or("the prefix of a node is too long")?;
+    let heap_end = page
+        .len()
+        .checked_sub(prefix_len)
+        .filter(|_| prefix_len <= key_max)
+        .ok_or("the prefix of a node is too long")?;
     if heap < slots_end || heap > heap_end {
         return Err("the slots of a node reach into its heap");
     }
@@ -145,7 +149,11 @@ fn check_order(node: &Node<'_>, page: &[u8]) -> Result<(), &'static str> {
         }
         let (before_len, before_tail) = rest(slot - 1);
         let order = node.head(slot - 1).cmp(&node.head(slot)).then_with(|| {
-            if before_len <= HEAD_BYTES || suffix_len <= HEAD_BYTES { before_len.cmp(&suffix_len) } else { before_tail.cmp(tail) }
+            if before_len <= HEAD_BYTES || suffix_len <= HEAD_BYTES {
+                before_len.cmp(&suffix_len)
+            } else {
+                before_tail.cmp(tail)
+            }
         });
         if order != Ordering::Less {
             return Err("keys of a node are not in order");
@@ -198,7 +206,8 @@ pub(crate) fn unused_is_zero(page: &[u8]) -> bool {
         return large::unused_is_zero(page);
     }
     let node = Node::new(page);
-    let mut used: Vec<Range<usize>> = (0..node.count()).map(|slot| node.offset(slot)..node.offset(slot) + node.cell_len(slot)).collect();
+    let mut used: Vec<Range<usize>> =
+        (0..node.count()).map(|slot| node.offset(slot)..node.offset(slot) + node.cell_len(slot)).collect();
     used.sort_unstable_by_key(|cell| cell.start);
     let mut at = node.heap() - node.gap();
     used.push(page.len() - node.prefix().len()..page.len());

@@ -1,4 +1,5 @@
 //! Every length around every limit, at every page size.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 mod common;
 
@@ -47,7 +48,10 @@ fn values_of_every_length_come_back_whole_and_in_part() {
                         for part in [0, 1, 2, 70_000, usize::MAX] {
                             let want = value.get(offset..).unwrap_or_default();
                             let got = tree.read_at(&key, offset as u64, part).unwrap().unwrap();
-                            assert!(got == want[..part.min(want.len())], "{page_bytes} {key_len} {len} {offset} {part}");
+                            assert!(
+                                got == want[..part.min(want.len())],
+                                "{page_bytes} {key_len} {len} {offset} {part}"
+                            );
                         }
                     }
                 });
@@ -75,7 +79,9 @@ fn beyond_the_limits_is_a_typed_error_that_changes_nothing() {
         bed.with(|mut family| {
             let mut tree = family.table(TableId::DEFAULT).unwrap();
             let key = vec![1; limits.key_bytes_max + 1];
-            assert!(matches!(tree.insert(&key, b"v"), Err(TreeError::KeyTooLong { bytes, limit }) if bytes == limit + 1));
+            assert!(
+                matches!(tree.insert(&key, b"v"), Err(TreeError::KeyTooLong { bytes, limit }) if bytes == limit + 1)
+            );
             let endless = &mut std::io::repeat(7);
             let too_large = tree.insert_reader(b"k", limits.value_bytes_max + 1, endless);
             assert!(matches!(too_large, Err(TreeError::ValueTooLarge { .. })));
@@ -222,7 +228,9 @@ fn what_is_left_after_removals_is_not_spread_thin() {
 fn a_range_delete_leaves_the_pages_between_alone() {
     let mut bed = Bed::new(4096, 64 << 20);
     let entries: Vec<_> = (0..200_000u64).map(|key| (key.to_be_bytes().to_vec(), value(key as u8, 20))).collect();
-    bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().bulk_load(entries.iter().map(|(k, v)| (k, v))).unwrap());
+    bed.with(|mut family| {
+        family.table(TableId::DEFAULT).unwrap().bulk_load(entries.iter().map(|(k, v)| (k, v))).unwrap()
+    });
     bed.commit();
     let before = bed.pages;
     let bounds = (
@@ -230,7 +238,13 @@ fn a_range_delete_leaves_the_pages_between_alone() {
         std::ops::Bound::Excluded(199_000u64.to_be_bytes().to_vec()),
     );
     assert_eq!(bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().remove_range(&bounds).unwrap()), 198_982);
-    bed.model.insert(TableId::DEFAULT, entries.into_iter().filter(|(key, _)| *key <= 17u64.to_be_bytes().to_vec() || *key >= 199_000u64.to_be_bytes().to_vec()).collect());
+    bed.model.insert(
+        TableId::DEFAULT,
+        entries
+            .into_iter()
+            .filter(|(key, _)| *key <= 17u64.to_be_bytes().to_vec() || *key >= 199_000u64.to_be_bytes().to_vec())
+            .collect(),
+    );
     let (txn, _) = bed.txn.as_mut().unwrap();
     let part = txn.part(OWNER).unwrap();
     // Two branches of leaves are freed from their parents, the rest is buried.

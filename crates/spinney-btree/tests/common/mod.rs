@@ -1,9 +1,15 @@
 //! A family under test beside its model: sorted maps of the standard library.
-#![allow(dead_code, clippy::needless_update, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    clippy::needless_update,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "each test file uses its own part of this"
+)]
 
 use spinney_btree::{
-    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range, Snapshot, TableId,
-    Tree, Wait, WriteTxn, check, page_check,
+    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range,
+    Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check,
 };
 use std::collections::BTreeMap;
 
