@@ -50,7 +50,7 @@ fn a_wrong_separator_is_noticed() {
     // The first separator a little lower: keys of the first child are now at or above it.
     let problems = check_after(BRANCH, |page| {
         let head = u32::from_le_bytes(page[BRANCH_HEADS..BRANCH_HEADS + 4].try_into().unwrap());
-        page[BRANCH_HEADS..BRANCH_HEADS + 4].copy_from_slice(&(head / 2 & 0xFFFF_0000).to_le_bytes());
+        page[BRANCH_HEADS..BRANCH_HEADS + 4].copy_from_slice(&((head / 2) & 0xFFFF_0000).to_le_bytes());
     });
     assert!(problems.contains(&"keys of a node lie outside its separators"), "{problems:?}");
 }

@@ -71,7 +71,8 @@ fn family(bed: &mut Bed) -> Vec<PagePtr> {
 fn forge(page: &mut [u8], others: &[PagePtr], random: &mut Random) {
     let count = u16::from_le_bytes([page[36], page[37]]) as usize;
     for _ in 0..=random.below(2) {
-        let heads_at = if page[28] == 17 { 76 } else { 56 };
+        let prefix = u16::from_le_bytes([page[38], page[39]]) as usize;
+        let heads_at = prefix % 1024 + if page[28] == 17 { 76 } else { 56 };
         let offset_at = heads_at + 4 * count + 2 * random.below(count.max(1));
         let cell = u16::from_le_bytes([page[offset_at % 4090], page[offset_at % 4090 + 1]]) as usize;
         let at = match random.below(8) {
