@@ -303,22 +303,24 @@ impl Edit<'_> {
     /// Brings the branches above a changed leaf up to date: counts, flags, and the node that a split added.
     pub(crate) fn settle(&mut self, path: &Path, delta: i64, mut split: Option<Split>) -> Result<(), TreeError> {
         let steps = path.steps();
+        let mut extents = Node::new(self.part.page_mut(path.leaf().ptr)).with_extents() > 0;
         for depth in (0..steps.len() - 1).rev() {
             let Step { ptr, child: index } = steps[depth];
             let below = steps[depth + 1].ptr;
-            let extents = Node::new(self.part.page_mut(below)).with_extents() > 0;
             let mut branch = NodeMut::new(self.part.page_mut(ptr));
             let old = branch.node().child(index);
             let added = split.as_ref().map_or(0, |split| split.right.entries);
-            let entries = changed(old.entries, delta, added).ok_or_else(|| self.corrupt(ptr.page, WRONG_COUNT))?;
-            branch = NodeMut::new(self.part.page_mut(ptr));
+            let Some(entries) = changed(old.entries, delta, added) else {
+                return Err(self.corrupt(ptr.page, WRONG_COUNT));
+            };
             branch.set_child(index, &Child { ptr: below, entries, extents });
+            extents = branch.node().with_extents() > 0;
             if let Some(Split { separator, right }) = split.take() {
                 split = self.insert_child(path, depth, &separator, right)?;
+                extents = Node::new(self.part.page_mut(ptr)).with_extents() > 0;
             }
         }
         let (root, height) = (steps[0].ptr, self.root.height());
-        let extents = Node::new(self.part.page_mut(root)).with_extents() > 0;
         let entries = changed(self.root.len(), delta, 0).ok_or_else(|| self.corrupt(root.page, WRONG_COUNT))?;
         let Some(Split { separator, right }) = split else {
             self.set_root(root, entries, height, extents);

@@ -1,4 +1,5 @@
 //! Every length around every limit, at every page size.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The tree is a sorted map: random operations beside the standard library's.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 mod common;
 
