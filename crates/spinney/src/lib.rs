@@ -51,3 +51,12 @@ pub use crate::{
 #[cfg(feature = "testing")]
 pub use spinney_btree::Storage;
 pub use spinney_btree::{Durability, PageNo, Seq};
+
+/// What tests of programs on Spinney need: a disk whose power can be cut, and every image a crash may leave.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use spinney_btree::{
+        CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
+        Recording, Sabotage, SimDisk, Tuning, WriteObserver,
+    };
+}
