@@ -21,7 +21,8 @@ use std::{
 };
 
 /// Family -> key -> value.
-type World = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+type World = BTreeMap<String, Entries>;
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const FAMILIES: [&str; 4] = ["orders", "stock", "log", "people"];
 const ACKNOWLEDGED: u64 = 1 << 32;
@@ -82,7 +83,7 @@ struct Workload {
     db: Option<Database>,
     world: World,
     states: Vec<u64>,
-    held: Vec<(Snapshot, Vec<(Family, BTreeMap<Vec<u8>, Vec<u8>>)>)>,
+    held: Vec<(Snapshot, Vec<(Family, Entries)>)>,
     options: Options,
 }
 
