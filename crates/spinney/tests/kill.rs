@@ -3,7 +3,7 @@
 //! The test runs its own binary again as the child, which commits and reports each commit on a pipe.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{Database, Durability, Options, Result};
