@@ -212,13 +212,14 @@ impl Allocator {
     }
 
     /// The checkpoint is durable and the older superblock can no longer be used. What it covers is free
-    /// now, unless `protect` says that somebody can reach it, on whom it then hangs. Returns what
-    /// became free, so that copies of these pages can be forgotten.
+    /// now, unless `protect` says that somebody can reach it, on whom it then hangs. Returns the runs that
+    /// became free, in order, so that copies of these pages can be forgotten.
     ///
     /// # Panics
-    /// When none is in progress, or not all that changed was encoded.
+    /// When none is in progress, or not all it covers was applied, or not all that changed encoded.
     pub fn finish_checkpoint(&mut self, protect: &impl Protect) -> Vec<Extent> {
-        assert!(self.checkpoint.is_some(), "a checkpoint in progress");
+        let covers = self.checkpoint.as_ref().expect("a checkpoint in progress").covers;
+        assert!(self.noted.front().is_none_or(|delta| delta.seq > covers), "a commit up to {covers} was not applied");
         for directory in self.directories_of_changed() {
             let saved = match self.directories[directory as usize].saving.take() {
                 _ if self.is_fresh_directory(directory) => Saved::NEVER,
@@ -245,8 +246,7 @@ impl Allocator {
                 None => free.push(dying.extent),
             }
         }
-        free.iter().for_each(|&extent| self.give(extent));
-        free
+        self.give_all(free)
     }
 
     /// The checkpoint failed before its superblock was written. Nothing is freed and nothing lost: the
@@ -276,18 +276,27 @@ impl Allocator {
         for dying in self.pinned.remove(&holder).unwrap_or_default().dying {
             match protect.holder(dying.owner, dying.birth, dying.death).filter(|_| !careless) {
                 Some(next) => self.pin(next, dying),
-                None => {
-                    self.give(dying.extent);
-                    free.push(dying.extent);
-                }
+                None => free.push(dying.extent),
             }
         }
-        free
+        self.give_all(free)
     }
 
     /// How many pages hang on each holder.
     pub fn pinned_by(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.pinned.iter().map(|(&holder, pinned)| (holder, pinned.pages))
+    }
+
+    /// Frees pages, most of which were freed one by one, run by run; returns the runs.
+    fn give_all(&mut self, mut free: Vec<Extent>) -> Vec<Extent> {
+        free.sort_unstable();
+        free.dedup_by(|next, run| {
+            let joins = run.end() == next.start.get();
+            run.pages += if joins { next.pages } else { 0 };
+            joins
+        });
+        free.iter().for_each(|&extent| self.give(extent));
+        free
     }
 
     fn pin(&mut self, holder: u64, dying: Dying) {

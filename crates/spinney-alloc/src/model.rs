@@ -681,7 +681,7 @@ fn run(ops: &[Op], broken: Option<Rule>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 768, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(768), ..ProptestConfig::default() })]
     #[test]
     fn every_page_is_free_exactly_when_nobody_needs_it(ops in prop::collection::vec(op(), 1..150)) {
         run(&ops, None);

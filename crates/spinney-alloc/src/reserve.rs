@@ -139,8 +139,11 @@ impl Allocator {
             self.region_ready(region)?;
             seen.push(region);
             let limit = self.geometry.pages_in_file(region, self.file_pages);
-            let runs = longest_of(self.region(region).live_map().free_runs(0, limit));
-            self.region_mut(region).live.longest = runs.first().map_or(0, |run| run.end - run.start);
+            let bound = self.region_bound(region);
+            let (runs, all_seen) = longest_of(self.region(region).live_map().free_runs(0, limit), bound);
+            if all_seen {
+                self.region_mut(region).live.longest = runs.first().map_or(0, |run| run.end - run.start);
+            }
             found.extend(runs.into_iter().map(|run| self.geometry.extent(region, run)));
             found.sort_unstable_by_key(|run| (std::cmp::Reverse(run.pages), run.start));
             found.truncate(ARENA_EXTENTS_MAX);
@@ -211,20 +214,28 @@ impl Allocator {
     }
 }
 
-/// The longest runs, longest first, the lowest of equals; as many as an arena may have.
-fn longest_of(runs: impl Iterator<Item = Range<u32>>) -> Vec<Range<u32>> {
+/// The longest runs, longest first, the lowest of equals; as many as an arena may have. None of `runs` is
+/// longer than `bound`: as many that are longer than half of it will do, and the search ends there. Tells
+/// whether it saw all.
+fn longest_of(runs: impl Iterator<Item = Range<u32>>, bound: u32) -> (Vec<Range<u32>>, bool) {
     let mut longest = Vec::with_capacity(2 * ARENA_EXTENTS_MAX);
-    let mut at_least = 0;
+    let (mut at_least, mut good) = (0, 0);
     for run in runs {
-        if run.end - run.start > at_least {
+        let pages = run.end - run.start;
+        if pages > at_least {
             longest.push(run);
+            good += usize::from(pages > bound / 2);
+            if good == ARENA_EXTENTS_MAX {
+                keep_longest(&mut longest);
+                return (longest, false);
+            }
             if longest.len() == 2 * ARENA_EXTENTS_MAX {
                 at_least = keep_longest(&mut longest);
             }
         }
     }
     keep_longest(&mut longest);
-    longest
+    (longest, true)
 }
 
 /// Sorts, and drops what an arena has no room for; returns the length of the shortest that stays.

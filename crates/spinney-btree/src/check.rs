@@ -374,7 +374,9 @@ pub fn stats<P: Pages>(pages: &P, owner: Owner, table: TableId, root: TreeRoot) 
             }
         }
     }
-    let fill = |bytes: u64, count: u64| if count == 0 { 0.0 } else { bytes as f64 / (count * pages.page_bytes() as u64) as f64 };
+    let fill = |bytes: u64, count: u64| {
+        if count == 0 { 0.0 } else { bytes as f64 / (count * pages.page_bytes() as u64) as f64 }
+    };
     out.leaf_fill = fill(leaf_bytes, out.leaf_pages);
     out.branch_fill = fill(branch_bytes, out.branch_pages);
     Ok(out)

@@ -64,7 +64,12 @@ impl Path {
         &self.steps[..self.len]
     }
 
-    /// In the leaf at its end.
+    /// Its first `len` nodes.
+    pub(crate) fn up_to(&self, len: usize) -> Self {
+        Self { len, ..self.clone() }
+    }
+
+    /// In the node at its end.
     pub(crate) fn set_slot(&mut self, slot: usize) {
         self.steps[self.len - 1].child = slot;
     }
@@ -104,7 +109,12 @@ impl Edit<'_> {
 
     /// Lends a node of the tree to `read`.
     #[inline]
-    pub(crate) fn with_node<R>(&self, ptr: PagePtr, level: u8, read: impl FnOnce(Node<'_>) -> R) -> Result<R, TreeError> {
+    pub(crate) fn with_node<R>(
+        &self,
+        ptr: PagePtr,
+        level: u8,
+        read: impl FnOnce(Node<'_>) -> R,
+    ) -> Result<R, TreeError> {
         let pin = Pin::new();
         let page = self.part.page(&pin, self.owner(), ptr)?;
         let node = Node::open(page, self.table, level).map_err(|why| self.corrupt(ptr.page, why))?;
@@ -155,25 +165,27 @@ impl Edit<'_> {
         if self.part.is_private(old) {
             return Ok(old);
         }
-        let new = self.copy(old)?;
+        let new = self.copy(old, self.root.height() - 1)?;
         self.set_root(new, self.root.len(), self.root.height(), self.root.extents_below());
         Ok(new)
     }
 
     /// Makes a child of a private branch private.
     pub(crate) fn own_child(&mut self, parent: PagePtr, index: usize) -> Result<PagePtr, TreeError> {
-        let old = Node::new(self.part.page_mut(parent)).child(index);
+        let branch = Node::new(self.part.page_mut(parent));
+        let (old, level) = (branch.child(index), branch.level() - 1);
         if self.part.is_private(old.ptr) {
             return Ok(old.ptr);
         }
-        let ptr = self.copy(old.ptr)?;
+        let ptr = self.copy(old.ptr, level)?;
         NodeMut::new(self.part.page_mut(parent)).set_child(index, &Child { ptr, ..old });
         Ok(ptr)
     }
 
-    /// A private copy of a page, which is freed.
-    fn copy(&mut self, old: PagePtr) -> Result<PagePtr, TreeError> {
+    /// A private copy of a node, which is freed.
+    fn copy(&mut self, old: PagePtr, level: u8) -> Result<PagePtr, TreeError> {
         let bytes = self.part.page_bytes_shared(self.owner(), old)?;
+        Node::open(&bytes, self.table, level).map_err(|why| self.corrupt(old.page, why))?;
         let new = self.part.allocate()?;
         self.part.page_mut(new)[KIND..].copy_from_slice(&bytes[KIND..]);
         self.part.free(old);
@@ -291,22 +303,24 @@ impl Edit<'_> {
     /// Brings the branches above a changed leaf up to date: counts, flags, and the node that a split added.
     pub(crate) fn settle(&mut self, path: &Path, delta: i64, mut split: Option<Split>) -> Result<(), TreeError> {
         let steps = path.steps();
+        let mut extents = Node::new(self.part.page_mut(path.leaf().ptr)).with_extents() > 0;
         for depth in (0..steps.len() - 1).rev() {
             let Step { ptr, child: index } = steps[depth];
             let below = steps[depth + 1].ptr;
-            let extents = Node::new(self.part.page_mut(below)).with_extents() > 0;
             let mut branch = NodeMut::new(self.part.page_mut(ptr));
             let old = branch.node().child(index);
             let added = split.as_ref().map_or(0, |split| split.right.entries);
-            let entries = changed(old.entries, delta, added).ok_or_else(|| self.corrupt(ptr.page, WRONG_COUNT))?;
-            branch = NodeMut::new(self.part.page_mut(ptr));
+            let Some(entries) = changed(old.entries, delta, added) else {
+                return Err(self.corrupt(ptr.page, WRONG_COUNT));
+            };
             branch.set_child(index, &Child { ptr: below, entries, extents });
+            extents = branch.node().with_extents() > 0;
             if let Some(Split { separator, right }) = split.take() {
                 split = self.insert_child(path, depth, &separator, right)?;
+                extents = Node::new(self.part.page_mut(ptr)).with_extents() > 0;
             }
         }
         let (root, height) = (steps[0].ptr, self.root.height());
-        let extents = Node::new(self.part.page_mut(root)).with_extents() > 0;
         let entries = changed(self.root.len(), delta, 0).ok_or_else(|| self.corrupt(root.page, WRONG_COUNT))?;
         let Some(Split { separator, right }) = split else {
             self.set_root(root, entries, height, extents);
@@ -325,7 +339,7 @@ impl Edit<'_> {
     }
 
     /// Adds a child to the private branch at `depth` of a path, on the right of the child that the path takes.
-    fn insert_child(
+    pub(crate) fn insert_child(
         &mut self,
         path: &Path,
         depth: usize,

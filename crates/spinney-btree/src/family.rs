@@ -290,8 +290,13 @@ impl<'a> FamilyMut<'a> {
 
     /// Writes the roots of changed tables to the directory.
     fn list_tables_changed(&mut self) -> Result<(), TreeError> {
-        let changed: Vec<_> =
-            self.txn.tables.iter().filter(|(_, open)| open.listed != open.root).map(|(id, open)| (*id, open.root)).collect();
+        let changed: Vec<_> = self
+            .txn
+            .tables
+            .iter()
+            .filter(|(_, open)| open.listed != open.root)
+            .map(|(id, open)| (*id, open.root))
+            .collect();
         for (id, root) in changed {
             let key = id.0.to_be_bytes();
             self.directory(|edit| match root {
@@ -385,7 +390,12 @@ impl FamilyRoot {
     ///
     /// # Errors
     /// Those of reading the directory.
-    pub fn table<P: spinney_file::Pages>(&self, pages: &P, owner: Owner, id: TableId) -> Result<Option<TreeRoot>, TreeError> {
+    pub fn table<P: spinney_file::Pages>(
+        &self,
+        pages: &P,
+        owner: Owner,
+        id: TableId,
+    ) -> Result<Option<TreeRoot>, TreeError> {
         if id == TableId::DEFAULT {
             return Ok(Some(self.default));
         }
@@ -396,7 +406,11 @@ impl FamilyRoot {
     ///
     /// # Errors
     /// Those of reading the directory.
-    pub fn all_tables<P: spinney_file::Pages>(&self, pages: &P, owner: Owner) -> Result<Vec<(TableId, TreeRoot)>, TreeError> {
+    pub fn all_tables<P: spinney_file::Pages>(
+        &self,
+        pages: &P,
+        owner: Owner,
+    ) -> Result<Vec<(TableId, TreeRoot)>, TreeError> {
         let others = list_tables(pages, owner, self.tables)?;
         Ok(std::iter::once((TableId::DEFAULT, self.default)).chain(others).collect())
     }

@@ -110,7 +110,11 @@ impl Plan {
             .into_iter()
             .find_map(|rest| {
                 let chunks = small((bytes - rest).div_ceil(CHUNK_BYTES));
-                let lists = if (chunks * at::CHUNK_LEN) as u64 <= room { 0 } else { chunks.div_ceil(list_capacity(page_bytes)) };
+                let lists = if (chunks * at::CHUNK_LEN) as u64 <= room {
+                    0
+                } else {
+                    chunks.div_ceil(list_capacity(page_bytes))
+                };
                 let records = if lists == 0 { chunks * at::CHUNK_LEN } else { lists * at::LIST_LEN };
                 (records as u64 + rest <= room).then(|| Self { chunks, lists, rest: small(rest) })
             })
@@ -176,7 +180,8 @@ impl<'a> Head<'a> {
     }
 
     fn chunk(&self, i: usize) -> Chunk {
-        Chunk::decode(&self.page[at::RECORDS + i * at::CHUNK_LEN..]).expect("page numbers were checked when the page was loaded")
+        Chunk::decode(&self.page[at::RECORDS + i * at::CHUNK_LEN..])
+            .expect("page numbers were checked when the page was loaded")
     }
 
     fn list(&self, i: usize) -> PagePtr {
@@ -232,7 +237,8 @@ pub(crate) fn unused_is_zero(page: &[u8]) -> bool {
 pub(crate) fn dump(out: &mut String, page: &[u8]) {
     let head = Head { page };
     let (key, rest) = (head.key().escape_ascii(), head.rest().len());
-    let _ = writeln!(out, "table {}, key \"{key}\", {} bytes, {rest} of them here", get_u32(page, at::TABLE), head.bytes());
+    let _ =
+        writeln!(out, "table {}, key \"{key}\", {} bytes, {rest} of them here", get_u32(page, at::TABLE), head.bytes());
     for i in 0..head.count() {
         let _ = if page[LEVEL] == 0 {
             let Chunk { start, begins_extent, crc } = head.chunk(i);
@@ -290,7 +296,8 @@ impl<P: Pages> LargeReader<'_, P> {
         let head = self.pages.page_bytes_shared(self.owner, large.head)?;
         let head = Head::open(&head, self.table, large).map_err(|why| self.corrupt(large.head.page, why))?;
         let body_bytes = large.bytes - head.rest().len() as u64;
-        let wanted = usize::try_from(end - offset).map_err(|_| self.corrupt(large.head.page, "a value larger than memory"))?;
+        let wanted =
+            usize::try_from(end - offset).map_err(|_| self.corrupt(large.head.page, "a value larger than memory"))?;
         let mut out = BytesMut::new();
         let mut lists = Lists::new(self, head, large);
         let mut position = offset;
@@ -526,7 +533,8 @@ fn read_exact(value: &mut dyn Read, into: &mut [u8]) -> Result<(), TreeError> {
 /// Frees everything a large value has, and says how many pages that were.
 pub(crate) fn free(part: &mut Part, table: TableId, large: LargeRef) -> Result<u64, TreeError> {
     let mut pieces = Vec::new();
-    LargeReader { pages: &*part, owner: part.owner(), table }.walk(large, None, false, &mut |piece| pieces.push(piece))?;
+    LargeReader { pages: &*part, owner: part.owner(), table }
+        .walk(large, None, false, &mut |piece| pieces.push(piece))?;
     for piece in &pieces {
         match *piece {
             Piece::Raw(start, pages) => part.free_extent(start, pages),

@@ -1,25 +1,45 @@
-//! A copy-on-write B+tree on a crash-safe paged file: ordered maps on disk, many in one family, with O(1) snapshots.
+//! A copy-on-write B+tree on a crash-safe paged file: ordered maps on disk, many in one family, with snapshots that cost
+//! nothing.
+//!
+//! ```text
+//!   FamilyTxn --> FamilyMut --> TreeMut --> insert, remove, remove_range, bulk_load
+//!       | roots                    | private pages           | subtrees
+//!       v                          v                         v
+//!   FamilyRoot --> Tree, Range  [Part]                   graveyard --collect--> free pages
+//!                       | reads
+//!                       v
+//!                    [Pages]      pages pass `page_check` once, when they are loaded
+//! ```
+//! Always: a child's level is its parent's minus one, its keys lie inside the parent's separators, its entries are what the
+//! parent counts, and its stamp is not above the parent's.
 #![forbid(unsafe_code)]
 
-mod bulk;
-mod check;
-mod dump;
-mod edit;
-mod error;
-mod family;
-mod graveyard;
-mod large;
-mod limits;
-mod node;
-mod node_mut;
-mod range;
-mod remove;
-mod remove_range;
-mod root;
-mod run;
-mod seal;
-mod tree;
-mod tree_mut;
+// In this order: what there is,
+mod error; // what can go wrong
+mod limits; // how long keys and values may be
+mod root; // where trees begin
+
+// what a page holds,
+mod dump; // pages for people
+mod large; // values with pages of their own
+mod node; // a node as it lies in its page, and how it is searched
+mod node_mut; // changes in place
+mod run; // entries on their way into nodes
+mod seal; // the check a page passes once
+
+// how trees are read,
+mod check; // everything pages promise each other
+mod range; // in order, from both ends
+mod tree; // by key
+
+// and how they change.
+mod bulk; // sorted input
+mod edit; // private copies, insertion, splits
+mod family; // the tables of a family in a transaction
+mod graveyard; // what waits to be freed
+mod remove; // removal and repair
+mod remove_range; // two edges, and all between them to the graveyard
+mod tree_mut; // one table in a transaction
 
 pub use crate::{
     check::{CheckOptions, CheckReport, TreeStats, check, stats},
@@ -45,3 +65,7 @@ pub use spinney_file::{
     CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
     Recording, Sabotage, SimDisk, WriteObserver,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

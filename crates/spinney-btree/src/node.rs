@@ -7,7 +7,7 @@
 //! the transaction was made by this crate.
 
 use crate::{root::TableId, run::KeyRef};
-use spinney_file::{PAGE_HEADER_BYTES, PageNo, PagePtr, Stamp};
+use spinney_file::{PageNo, PagePtr, Stamp};
 use std::cmp::Ordering;
 
 /// A leaf or a branch. Integers are little-endian.
@@ -20,12 +20,13 @@ use std::cmp::Ordering;
 /// | 30 |    2 | flags        | bit 0 is kept for leaves of fixed-width keys; zero                               |
 /// | 32 |    4 | table        | [`TableId`]                                                                      |
 /// | 36 |    2 | count        | slots                                                                            |
-/// | 38 |    2 | prefix       | bytes that every key of the node begins with; stored once, at the end of the page |
-/// | 40 |    4 | heap         | where the heap of cells begins; it ends at the prefix                            |
+/// | 38 |    2 | prefix len   | how many bytes every key of the node begins with                                 |
+/// | 40 |    4 | heap         | where the heap of cells begins; it ends with the page                            |
 /// | 44 |    4 | holes        | bytes of the heap that belong to no cell                                         |
 /// | 48 |    2 | with extents | leaf: values with an extent; branch: children with an extent below               |
 /// | 50 |    6 | reserved     | zero                                                                             |
 /// | 56 |   20 | first child  | branch only: a child record (below), for keys below the first separator          |
+/// |    |      | prefix       | what every key begins with, stored once; beside the heads, which are read next   |
 /// |    |  4 n | heads        | per slot the 4 bytes of its key after the prefix, as a number, zero-padded       |
 /// |    |  2 n | offsets      | per slot where its cell begins                                                   |
 ///
@@ -51,6 +52,8 @@ use std::cmp::Ordering;
 /// | stamp        |    8 | what the child's page carries                              |
 /// | entries      |    6 | below the child                                            |
 pub(crate) mod layout {
+    /// What the file layer and `KIND`, `LEVEL`, `FLAGS` take.
+    pub(crate) const PAGE_HEADER_BYTES: usize = 32;
     pub(crate) const KIND: usize = 28;
     pub(crate) const LEVEL: usize = 29;
     pub(crate) const FLAGS: usize = 30;
@@ -62,8 +65,10 @@ pub(crate) mod layout {
     pub(crate) const WITH_EXTENTS: usize = 48;
     pub(crate) const RESERVED: std::ops::Range<usize> = 50..56;
     pub(crate) const FIRST_CHILD: usize = 56;
-    pub(crate) const LEAF_HEADS: usize = 56;
-    pub(crate) const BRANCH_HEADS: usize = FIRST_CHILD + CHILD_BYTES;
+    /// Where the prefix of a leaf begins, and its heads when there is none.
+    pub(crate) const LEAF_START: usize = 56;
+    /// The same for a branch.
+    pub(crate) const BRANCH_START: usize = FIRST_CHILD + CHILD_BYTES;
 
     pub(crate) const KIND_LEAF: u8 = 16;
     pub(crate) const KIND_BRANCH: u8 = 17;
@@ -90,8 +95,12 @@ const _: () = assert!(TABLE == PAGE_HEADER_BYTES && RESERVED.end == FIRST_CHILD)
 const _: () = assert!(PageNo::MAX < CHILD_EXTENTS);
 
 /// For people.
-pub(crate) const KIND_NAMES: [(u8, &str); 4] =
-    [(KIND_LEAF, "leaf"), (KIND_BRANCH, "branch"), (KIND_HEAD, "head of a large value"), (KIND_CHUNKS, "chunks of a large value")];
+pub(crate) const KIND_NAMES: [(u8, &str); 4] = [
+    (KIND_LEAF, "leaf"),
+    (KIND_BRANCH, "branch"),
+    (KIND_HEAD, "head of a large value"),
+    (KIND_CHUNKS, "chunks of a large value"),
+];
 
 #[inline]
 pub(crate) fn get_u16(page: &[u8], at: usize) -> usize {
@@ -209,6 +218,8 @@ impl LargeRef {
 pub(crate) struct Node<'a> {
     page: &'a [u8],
     count: usize,
+    /// Where the prefix begins: what kind of node it is.
+    start: usize,
     heads_at: usize,
 }
 
@@ -216,8 +227,8 @@ impl<'a> Node<'a> {
     /// A page that is known to be a node.
     #[inline]
     pub(crate) fn new(page: &'a [u8]) -> Self {
-        let heads_at = if page[KIND] == KIND_LEAF { LEAF_HEADS } else { BRANCH_HEADS };
-        Self { page, count: get_u16(page, COUNT), heads_at }
+        let start = if page[KIND] == KIND_LEAF { LEAF_START } else { BRANCH_START };
+        Self { page, count: get_u16(page, COUNT), start, heads_at: start + get_u16(page, PREFIX) }
     }
 
     /// A page that is to be a node of this table and level.
@@ -235,7 +246,7 @@ impl<'a> Node<'a> {
 
     #[inline]
     pub(crate) fn is_leaf(&self) -> bool {
-        self.heads_at == LEAF_HEADS
+        self.start == LEAF_START
     }
 
     #[inline]
@@ -268,7 +279,7 @@ impl<'a> Node<'a> {
 
     #[inline]
     pub(crate) fn prefix(&self) -> &'a [u8] {
-        &self.page[self.page.len() - get_u16(self.page, PREFIX)..]
+        &self.page[self.start..self.heads_at]
     }
 
     pub(crate) fn heap(&self) -> usize {
@@ -277,6 +288,12 @@ impl<'a> Node<'a> {
 
     pub(crate) fn holes(&self) -> usize {
         get_u32(self.page, HOLES) as usize
+    }
+
+    /// Where the heads begin.
+    #[inline]
+    pub(crate) fn heads_at(&self) -> usize {
+        self.heads_at
     }
 
     /// Free bytes in one piece, between slots and heap.
@@ -293,7 +310,7 @@ impl<'a> Node<'a> {
 
     /// Bytes that slots, cells and prefix take.
     pub(crate) fn used(&self) -> usize {
-        self.page.len() - self.heads_at - self.free()
+        self.page.len() - self.start - self.free()
     }
 
     /// The cell of a slot and all behind it.

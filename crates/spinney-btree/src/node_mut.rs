@@ -30,7 +30,7 @@ impl<'a> NodeMut<'a> {
         if node.gap() < SLOT_BYTES + cell_len {
             return false;
         }
-        let at = self.open_slot(slot, LEAF_HEADS, &key[key.len() - suffix_len..], cell_len);
+        let at = self.open_slot(slot, &key[key.len() - suffix_len..], cell_len);
         let cell = &mut self.page[at..at + cell_len];
         put_u16(cell, 2, field as usize);
         cell[LEAF_FIXED..LEAF_FIXED + tail_len].copy_from_slice(&key[key.len() - tail_len..]);
@@ -50,7 +50,7 @@ impl<'a> NodeMut<'a> {
         if node.gap() < SLOT_BYTES + cell_len {
             return false;
         }
-        let at = self.open_slot(slot, BRANCH_HEADS, &key[key.len() - suffix_len..], cell_len);
+        let at = self.open_slot(slot, &key[key.len() - suffix_len..], cell_len);
         let cell = &mut self.page[at..at + cell_len];
         cell[2..2 + CHILD_BYTES].copy_from_slice(&child.encode());
         cell[BRANCH_FIXED..].copy_from_slice(&key[key.len() - tail_len..]);
@@ -62,8 +62,9 @@ impl<'a> NodeMut<'a> {
 
     /// Makes room for a slot and its cell, writes head, offset and suffix length, and says where the cell begins.
     #[inline]
-    fn open_slot(&mut self, slot: usize, heads_at: usize, suffix: &[u8], cell_len: usize) -> usize {
-        let (count, heap) = (self.node().count(), self.node().heap() - cell_len);
+    fn open_slot(&mut self, slot: usize, suffix: &[u8], cell_len: usize) -> usize {
+        let node = self.node();
+        let (count, heads_at, heap) = (node.count(), node.heads_at(), node.heap() - cell_len);
         let old_offsets = heads_at + HEAD_BYTES * count;
         let offsets = old_offsets + HEAD_BYTES;
         // From the back: what is overwritten has moved already.
@@ -88,7 +89,7 @@ impl<'a> NodeMut<'a> {
         }
         self.page[at..at + cell_len].fill(0);
         self.close_hole(at, cell_len);
-        let heads_at = if is_leaf { LEAF_HEADS } else { BRANCH_HEADS };
+        let heads_at = self.node().heads_at();
         let old_offsets = heads_at + HEAD_BYTES * count;
         let offsets = old_offsets - HEAD_BYTES;
         self.page.copy_within(heads_at + HEAD_BYTES * (slot + 1)..old_offsets, heads_at + HEAD_BYTES * slot);
@@ -98,7 +99,7 @@ impl<'a> NodeMut<'a> {
         self.page[end - SLOT_BYTES..end].fill(0);
         put_u16(self.page, COUNT, count - 1);
         if count == 1 {
-            let heap = self.page.len() - self.node().prefix().len();
+            let heap = self.page.len();
             put_u32(self.page, HEAP, heap);
             put_u32(self.page, HOLES, 0);
         }

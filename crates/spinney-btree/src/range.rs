@@ -312,7 +312,9 @@ impl Cursor {
         let stored = match node.value(slot) {
             Stored::Large(large) => OwnedValue::Large(large, source.clone()),
             // A value that is a good part of the leaf keeps the leaf; a small one must not.
-            Stored::Inline(bytes) if bytes.len() * 8 >= self.leaf.len() => OwnedValue::Inline(self.leaf.slice_ref(bytes)),
+            Stored::Inline(bytes) if bytes.len() * 8 >= self.leaf.len() => {
+                OwnedValue::Inline(self.leaf.slice_ref(bytes))
+            }
             Stored::Inline(bytes) => OwnedValue::Inline(Bytes::copy_from_slice(bytes)),
         };
         (node.key(slot).to_vec().into(), Value(stored))

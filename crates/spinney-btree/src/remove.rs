@@ -8,7 +8,7 @@ use crate::{
     root::TreeRoot,
     run::{Item, KeyRef, separator},
 };
-use spinney_file::{PagePtr, Pin};
+use spinney_file::{PagePtr, Part, Pin};
 
 impl Edit<'_> {
     /// Removes an entry; `None` when there is none, else the large value it had.
@@ -36,8 +36,9 @@ impl Edit<'_> {
     ///
     /// Starts over after each change, from the root: changes are rare, and a descent costs no more than any operation.
     pub(crate) fn repair(&mut self, key: &[u8]) -> Result<(), TreeError> {
-        // Bit per level: a node there stays poor, because its neighbours are too full of long keys.
-        let mut hopeless = 0u32;
+        // Bit per level: a node there stays poor, because its neighbours are too full of long keys. A branch that has lost all
+        // separators since is another case: it can be helped whatever its neighbours hold.
+        let mut hopeless = [0u32; 2];
         'again: while let Some((mut path, _)) = self.find(key)? {
             self.own_path(&mut path)?;
             let root = path.steps()[0].ptr;
@@ -55,12 +56,13 @@ impl Edit<'_> {
             // From the top: a poor branch with one child must get neighbours for that child first.
             for depth in 1..path.steps().len() {
                 let level = 1 << (path.steps().len() - 1 - depth);
-                let is_poor = is_poor(&Node::new(self.part.page_mut(path.steps()[depth].ptr)));
-                if is_poor && hopeless & level == 0 {
+                let node = Node::new(self.part.page_mut(path.steps()[depth].ptr));
+                let case = usize::from(node.count() == 0);
+                if is_poor(&node) && hopeless[case] & level == 0 {
                     if self.relieve_poverty(&path, depth)? {
                         continue 'again;
                     }
-                    hopeless |= level;
+                    hopeless[case] |= level;
                 }
             }
             break;
@@ -91,20 +93,22 @@ impl Edit<'_> {
         }
         pairs.sort_unstable();
         for &(_, left) in &pairs {
-            if self.join(parent, left, level, Join::Merge)? {
+            if self.join(path, depth, left, Join::Merge)? {
                 return Ok(true);
             }
         }
         for &(_, left) in pairs.iter().rev() {
-            if self.join(parent, left, level, Join::Share)? {
+            if self.join(path, depth, left, Join::Share)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Merges two neighbours of level `level` into one, or shares their entries evenly; whether that was possible and of use.
-    fn join(&mut self, parent: PagePtr, left: usize, level: u8, how: Join) -> Result<bool, TreeError> {
+    /// Merges two neighbours at `depth` of a private path into one, or shares their entries evenly; whether that was possible and of use.
+    fn join(&mut self, path: &Path, depth: usize, left: usize, how: Join) -> Result<bool, TreeError> {
+        let parent = path.steps()[depth - 1].ptr;
+        let level = u8::try_from(path.steps().len() - 1 - depth).expect("a height is at most 24");
         let above = Node::new(self.part.page_mut(parent));
         let (l, r) = (above.child(left), above.child(left + 1));
         keep(&mut self.scratch.parent, self.part.page_mut(parent));
@@ -156,26 +160,31 @@ impl Edit<'_> {
                 if !is_dire && gain <= poorer(ln.used(), rn.used()) {
                     return Ok(false);
                 }
-                let between = if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
-                // The new separator may be longer than the old one; if it has no room, nothing is done.
+                let between =
+                    if level == 0 { separator(&items[at - 1].key, &items[at].key) } else { items[at].key.to_vec() };
+                // The new separator may be longer than the old one. Where it has no room nothing is done, unless a branch with
+                // one child must be helped: then the parent is split.
                 let mut shelves: Vec<Item<'_>> = (0..above.count()).map(|i| Item::of(&above, i)).collect();
                 shelves[left].key = KeyRef::whole(&between);
-                if !shelves[left.saturating_sub(1)..shelves.len().min(left + 2)].is_sorted_by(|a, b| a.key.compare(&b.key).is_lt()) {
-                    return Err(corrupt(r.ptr.page, "a child has keys outside its separators"));
-                }
-                if !parent_shape.fits(&shelves) {
+                if !is_dire && !parent_shape.fits(&shelves) {
                     return Ok(false);
                 }
                 let (lp, rp) = (private(self.part, l.ptr)?, private(self.part, r.ptr)?);
                 let right_first = (level > 0).then(|| items[at].child());
                 shape.build(self.part.page_mut(lp), first, &items[..at]);
                 shape.build(self.part.page_mut(rp), right_first, &items[right_at..]);
-                parent_shape.build(self.part.page_mut(parent), Some(above.child(0)), &shelves);
-                for (index, ptr) in [(left, lp), (left + 1, rp)] {
-                    let node = Node::new(self.part.page_mut(ptr));
-                    let (entries, extents) = (entries(&node)?, node.with_extents() > 0);
-                    NodeMut::new(self.part.page_mut(parent)).set_child(index, &Child { ptr, entries, extents });
-                }
+                let child = |part: &mut Part, ptr| {
+                    let node = Node::new(part.page_mut(ptr));
+                    Ok::<_, TreeError>(Child { ptr, entries: entries(&node)?, extents: node.with_extents() > 0 })
+                };
+                let (lc, rc) = (child(self.part, lp)?, child(self.part, rp)?);
+                let mut branch = NodeMut::new(self.part.page_mut(parent));
+                branch.remove(left);
+                branch.set_child(left, &lc);
+                let mut above = path.up_to(depth);
+                above.set_slot(left);
+                let split = self.insert_child(&above, depth - 1, &between, rc)?;
+                self.settle(&above, 0, split)?;
             }
         }
         Ok(true)
@@ -204,7 +213,7 @@ fn is_poor(node: &Node<'_>) -> bool {
 }
 
 /// The page itself when it is private, else a new one in its place.
-fn private(part: &mut spinney_file::Part, ptr: PagePtr) -> Result<PagePtr, TreeError> {
+fn private(part: &mut Part, ptr: PagePtr) -> Result<PagePtr, TreeError> {
     if part.is_private(ptr) {
         return Ok(ptr);
     }

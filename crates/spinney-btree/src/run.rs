@@ -110,7 +110,7 @@ impl Shape {
     /// Bytes for slots, cells and prefix.
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
-        self.page_bytes - if self.level == 0 { LEAF_HEADS } else { BRANCH_HEADS }
+        self.page_bytes - if self.level == 0 { LEAF_START } else { BRANCH_START }
     }
 
     /// The prefix to store for a run: what its keys have in common, unless a shorter one costs less. Between 0 and this
@@ -177,15 +177,16 @@ impl Shape {
         put_u16(page, COUNT, items.len());
         put_u16(page, PREFIX, prefix);
         let mut with_extents = 0;
-        let mut heads_at = LEAF_HEADS;
+        let mut prefix_at = LEAF_START;
         if let Some(first) = first {
             page[FIRST_CHILD..FIRST_CHILD + CHILD_BYTES].copy_from_slice(&first.encode());
             with_extents += usize::from(first.extents);
-            heads_at = BRANCH_HEADS;
+            prefix_at = BRANCH_START;
         }
+        let heads_at = prefix_at + prefix;
         let offsets_at = heads_at + HEAD_BYTES * items.len();
         let slots_end = offsets_at + 2 * items.len();
-        let mut heap = self.page_bytes - prefix;
+        let mut heap = self.page_bytes;
         let mut key = Vec::new();
         for (slot, item) in items.iter().enumerate() {
             let (head, tail, suffix_len) = if item.key.prefix.len() == prefix {
@@ -214,8 +215,7 @@ impl Shape {
         }
         if prefix > 0 {
             items[0].key.copy_to(&mut key);
-            let end = page.len();
-            page[end - prefix..].copy_from_slice(&key[..prefix]);
+            page[prefix_at..heads_at].copy_from_slice(&key[..prefix]);
         }
         put_u32(page, HEAP, heap);
         put_u16(page, WITH_EXTENTS, with_extents);

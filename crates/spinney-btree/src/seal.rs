@@ -5,7 +5,7 @@ use crate::{
     limits::Limits,
     node::{Child, LargeRef, Node, get_u16, get_u32, get_u64, head_of, layout::*, value_len},
 };
-use spinney_file::{PAGE_HEADER_BYTES, Stamp};
+use spinney_file::Stamp;
 use std::{cmp::Ordering, ops::Range};
 
 /// Where the file layer keeps a page's stamp.
@@ -45,16 +45,17 @@ fn check_node(page: &[u8], stamp: u64) -> Result<(), &'static str> {
     if page[FLAGS..FLAGS + 2] != [0, 0] || page[RESERVED].iter().any(|&b| b != 0) {
         return Err("reserved bits of a node are set");
     }
-    let heads_at = if is_leaf { LEAF_HEADS } else { BRANCH_HEADS };
     let (count, prefix_len) = (get_u16(page, COUNT), get_u16(page, PREFIX));
     let (heap, holes) = (get_u32(page, HEAP) as usize, get_u32(page, HOLES) as usize);
-    let slots_end = heads_at + SLOT_BYTES * count;
     let key_max = Limits::new(page.len()).key_bytes_max;
-    let heap_end = page.len().checked_sub(prefix_len).filter(|_| prefix_len <= key_max).ok_or("the prefix of a node is too long")?;
-    if heap < slots_end || heap > heap_end {
+    if prefix_len > key_max {
+        return Err("the prefix of a node is too long");
+    }
+    let heads_at = prefix_len + if is_leaf { LEAF_START } else { BRANCH_START };
+    if heap < heads_at + SLOT_BYTES * count || heap > page.len() {
         return Err("the slots of a node reach into its heap");
     }
-    check_cells(page, is_leaf, heads_at, count, heap..heap_end, holes, key_max - prefix_len)?;
+    check_cells(page, is_leaf, heads_at, count, heap..page.len(), holes, key_max - prefix_len)?;
     let node = Node::new(page);
     check_order(&node, page)?;
     check_payloads(&node, page, stamp)
@@ -145,7 +146,11 @@ fn check_order(node: &Node<'_>, page: &[u8]) -> Result<(), &'static str> {
         }
         let (before_len, before_tail) = rest(slot - 1);
         let order = node.head(slot - 1).cmp(&node.head(slot)).then_with(|| {
-            if before_len <= HEAD_BYTES || suffix_len <= HEAD_BYTES { before_len.cmp(&suffix_len) } else { before_tail.cmp(tail) }
+            if before_len <= HEAD_BYTES || suffix_len <= HEAD_BYTES {
+                before_len.cmp(&suffix_len)
+            } else {
+                before_tail.cmp(tail)
+            }
         });
         if order != Ordering::Less {
             return Err("keys of a node are not in order");
@@ -198,10 +203,11 @@ pub(crate) fn unused_is_zero(page: &[u8]) -> bool {
         return large::unused_is_zero(page);
     }
     let node = Node::new(page);
-    let mut used: Vec<Range<usize>> = (0..node.count()).map(|slot| node.offset(slot)..node.offset(slot) + node.cell_len(slot)).collect();
+    let mut used: Vec<Range<usize>> =
+        (0..node.count()).map(|slot| node.offset(slot)..node.offset(slot) + node.cell_len(slot)).collect();
     used.sort_unstable_by_key(|cell| cell.start);
     let mut at = node.heap() - node.gap();
-    used.push(page.len() - node.prefix().len()..page.len());
+    used.push(page.len()..page.len());
     used.into_iter().all(|cell| {
         let clean = page[at..cell.start].iter().all(|&b| b == 0);
         at = cell.end;

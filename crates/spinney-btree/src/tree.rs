@@ -142,7 +142,11 @@ impl<'a, P: Pages> Tree<'a, P> {
 
     /// Descends to a key's value.
     #[inline]
-    fn find<R>(&self, key: &[u8], read: impl FnOnce(Stored<'_>) -> Result<R, TreeError>) -> Result<Option<R>, TreeError> {
+    fn find<R>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(Stored<'_>) -> Result<R, TreeError>,
+    ) -> Result<Option<R>, TreeError> {
         let Some(mut ptr) = self.root.ptr() else { return Ok(None) };
         let pin = Pin::new();
         for level in (1..self.root.height()).rev() {

@@ -7,6 +7,7 @@ use crate::{
     large,
     limits::Limits,
     range::{Borrowed, Bounds, Range},
+    root::TreeRoot,
     tree::Tree,
 };
 use bytes::Bytes;
@@ -38,6 +39,11 @@ impl<'a> TreeMut<'a> {
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.edit.root.is_empty()
+    }
+
+    /// The tree's root as it is now.
+    pub fn root(&self) -> TreeRoot {
+        *self.edit.root
     }
 
     /// To read what the transaction sees: everything [`Tree`] offers.

@@ -1,4 +1,5 @@
 //! The tree is a sorted map: random operations beside the standard library's.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 mod common;
 
@@ -46,7 +47,9 @@ fn key(style: Keys, n: u16, page_bytes: usize) -> Vec<u8> {
     match style {
         Keys::Tiny => n.to_be_bytes().iter().flat_map(|b| [b & 3, b >> 6]).take(n as usize % 4).collect(),
         Keys::Numbers => u64::from(n).to_be_bytes().to_vec(),
-        Keys::Prefixed => [&vec![b'p'; 40 * (n as usize % 3)][..], &n.to_be_bytes(), &vec![b'q'; n as usize % 7]].concat(),
+        Keys::Prefixed => {
+            [&vec![b'p'; 40 * (n as usize % 3)][..], &n.to_be_bytes(), &vec![b'q'; n as usize % 7]].concat()
+        }
         Keys::Longest => {
             let mut key = vec![(n >> 12) as u8; longest - n as usize % 3];
             let end = key.len();
@@ -59,7 +62,8 @@ fn key(style: Keys, n: u16, page_bytes: usize) -> Vec<u8> {
 /// Lengths around every limit.
 fn length(page_bytes: usize) -> impl Strategy<Value = usize> {
     let limits = Limits::new(page_bytes);
-    let edges = [limits.inline_bytes_max, limits.inline_entry_bytes_max, page_bytes, page_bytes - 56, 2 * page_bytes, 64 << 10];
+    let edges =
+        [limits.inline_bytes_max, limits.inline_entry_bytes_max, page_bytes, page_bytes - 56, 2 * page_bytes, 64 << 10];
     let edges: Vec<usize> = edges.iter().flat_map(|&edge| [edge - 9, edge - 1, edge, edge + 1]).collect();
     prop_oneof![6 => 0..3usize, 6 => 10..200usize, 3 => 200..limits.inline_bytes_max, 1 => select(edges), 1 => Just((128 << 10) + 77)]
 }
@@ -186,14 +190,18 @@ impl Run {
                     assert_eq!(part, want.as_ref().map(cut));
                     assert_eq!(tree.len(), len);
                     assert_eq!(tree.count(&(Bound::Unbounded, Bound::Excluded(key.clone()))).unwrap(), before);
-                    let got = [tree.first(), tree.last()].map(|end| end.unwrap().map(|(k, v)| (k.to_vec(), v.to_vec())));
+                    let got =
+                        [tree.first(), tree.last()].map(|end| end.unwrap().map(|(k, v)| (k.to_vec(), v.to_vec())));
                     assert_eq!(got, ends);
                 });
             }
             Op::Scan(a, b, turns) => {
                 let bounds = self.bounds(a, b);
-                let mut want: std::collections::VecDeque<_> =
-                    self.bed.model[&table].iter().filter(|(key, _)| contains(&bounds, key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+                let mut want: std::collections::VecDeque<_> = self.bed.model[&table]
+                    .iter()
+                    .filter(|(key, _)| contains(&bounds, key))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect();
                 self.bed.with(|mut family| {
                     let tree = family.table(table).unwrap();
                     assert_eq!(tree.read().count(&bounds).unwrap(), want.len() as u64);
@@ -201,7 +209,8 @@ impl Run {
                     for i in 0.. {
                         let back = turns >> (i % 8) & 1 == 1;
                         let got = if back { range.next_back() } else { range.next() };
-                        let got = got.map(|entry| entry.unwrap()).map(|(k, v)| (k.to_vec(), v.read().unwrap().to_vec()));
+                        let got =
+                            got.map(|entry| entry.unwrap()).map(|(k, v)| (k.to_vec(), v.read().unwrap().to_vec()));
                         let want = if back { want.pop_back() } else { want.pop_front() };
                         assert!(got == want, "differs at step {i}");
                         if got.is_none() {
@@ -291,7 +300,7 @@ proptest! {
     #[test]
     fn the_tree_is_a_sorted_map(
         style in select(vec![Keys::Tiny, Keys::Numbers, Keys::Prefixed, Keys::Longest]),
-        budget in select(vec![8u64, 64, 4096]),
+        budget in select(vec![16u64, 64, 4096]),
         ops in vec(op(4096), 1..150),
     ) {
         run(style, 4096, budget, &ops);
@@ -309,4 +318,36 @@ proptest! {
     ) {
         run(style, page_bytes, 64, &ops);
     }
+}
+
+fn replay(style: Keys, page_bytes: usize, ops: &[Op]) {
+    run(style, page_bytes, 64, ops);
+}
+
+/// A branch that was only poor, and beyond help, when it was looked at first, lost its last separator in the same repair.
+#[test]
+fn a_branch_that_loses_its_separators_during_a_repair_is_helped() {
+    use Op::{Insert, RemoveRange, Run};
+    let range = RemoveRange(Bound::Included(6647), Bound::Included(36863));
+    let ops = [Insert(0, 0, 0), Insert(20480, 0, 0), Run(28734, 5, 0), Run(4597, 8, 0), Insert(32768, 0, 0), range];
+    replay(Keys::Longest, 65536, &ops);
+}
+
+/// The separator that would have helped a branch with one child had no room in the parent.
+#[test]
+fn a_parent_is_split_to_help_a_branch_with_one_child() {
+    use Op::{Bulk, Insert, RemoveRange, Run};
+    let mut ops: Vec<Op> = [24576, 28672].map(|k| Insert(k, 0, 0)).into();
+    ops.push(Run(2854, 239, 107));
+    ops.extend([28673, 12288, 7435, 16384, 20638, 12289, 12290, 22985, 8192].map(|k| Insert(k, 0, 0)));
+    ops.extend([Bulk(1, 0), Insert(8192, 0, 0), Insert(8193, 0, 0), Run(8192, 43, 0), Run(16368, 68, 265)]);
+    ops.push(RemoveRange(Bound::Excluded(5778), Bound::Unbounded));
+    replay(Keys::Longest, 4096, &ops);
+}
+
+/// A range without end emptied the last leaf, which no repair came to.
+#[test]
+fn the_last_leaf_goes_when_a_range_without_end_empties_it() {
+    let ops = [Op::Run(28770, 34, 114), Op::RemoveRange(Bound::Included(23492), Bound::Unbounded), Op::Clear];
+    replay(Keys::Prefixed, 4096, &ops);
 }

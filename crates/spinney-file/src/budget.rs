@@ -3,8 +3,6 @@
 //! Always `frames <= max(one frame, limit - nodes - dirty)` once the cache has shrunk to it: clean pages are what
 //! gives way, because they can be read again.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What memory is spent on.
@@ -63,14 +61,6 @@ impl Budget {
         self.limit.saturating_sub(self.spent(Charge::Nodes)).saturating_sub(self.spent(Charge::Dirty))
     }
 
-    /// Bytes that dirty pages may still grow by; clean pages have to give way for them. An eighth of the budget stays
-    /// with the cache, since a writer descends through clean pages.
-    pub(crate) fn dirty_room(&self) -> u64 {
-        (self.limit - self.limit / 8)
-            .saturating_sub(self.spent(Charge::Nodes))
-            .saturating_sub(self.spent(Charge::Dirty))
-    }
-
     /// Everything that counts against the limit, in bytes.
     pub(crate) fn total(&self) -> u64 {
         self.spent(Charge::Frames) + self.spent(Charge::Nodes) + self.spent(Charge::Dirty)
@@ -89,9 +79,9 @@ mod tests {
         budget.charge(Charge::Dirty, 300);
         budget.charge(Charge::Nodes, 100);
         budget.charge(Charge::Limbo, 5000);
-        assert_eq!((budget.cache_room(), budget.dirty_room(), budget.total()), (600, 475, 1300));
+        assert_eq!((budget.cache_room(), budget.total()), (600, 1300));
         budget.charge(Charge::Dirty, 5000);
-        assert_eq!((budget.cache_room(), budget.dirty_room()), (0, 0));
+        assert_eq!(budget.cache_room(), 0);
         budget.credit(Charge::Dirty, 5300);
         assert_eq!(budget.cache_room(), 900);
     }

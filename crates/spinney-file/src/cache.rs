@@ -10,8 +10,6 @@
 //! mistaken for it. Pages are immutable, so a reader needs protection from eviction only, and has it from its
 //! [`Pin`]. Lock order: a flight, the queue; neither is held during a load.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 mod eviction; // who leaves when it is full
 mod flight; // one load of a page at a time
 mod frame; // a page in memory
@@ -21,7 +19,7 @@ mod table; // page number to frame
 pub use slot::Pin;
 
 use crate::{
-    Extent, FileError, Owner, PageNo, PagePtr,
+    Extent, FileError, PageNo, PagePtr,
     budget::{Budget, Charge},
     counters::StripedCounter,
 };
@@ -122,12 +120,11 @@ impl PageCache {
         &self,
         pin: &'p Pin,
         ptr: PagePtr,
-        owner: Owner,
         load: impl FnOnce() -> Result<Bytes, FileError>,
     ) -> Result<&'p Bytes, FileError> {
         match self.get(pin, ptr) {
             Some(page) => Ok(page),
-            None => self.load(pin, ptr, owner, load),
+            None => self.load(pin, ptr, load),
         }
     }
 
@@ -136,7 +133,6 @@ impl PageCache {
         &self,
         pin: &'p Pin,
         ptr: PagePtr,
-        owner: Owner,
         load: impl FnOnce() -> Result<Bytes, FileError>,
     ) -> Result<&'p Bytes, FileError> {
         self.misses.fetch_add(1, Relaxed);
@@ -153,7 +149,7 @@ impl PageCache {
                 }
                 self.loads.fetch_add(1, Relaxed);
                 let result = load();
-                let cached = result.clone().map(|bytes| self.install(pin, ptr, owner, bytes));
+                let cached = result.clone().map(|bytes| self.install(pin, ptr, bytes));
                 lead.land(result); // after the page is in the table, so that nobody loads it again
                 return cached;
             }
@@ -166,8 +162,8 @@ impl PageCache {
     }
 
     /// Puts a clean page here that has just been written. An older writing of the page goes; a newer one stays.
-    pub(crate) fn insert(&self, ptr: PagePtr, owner: Owner, page: Bytes) {
-        self.install(&Pin::new(), ptr, owner, page);
+    pub(crate) fn insert(&self, ptr: PagePtr, page: Bytes) {
+        self.install(&Pin::new(), ptr, page);
     }
 
     /// Drops whatever is cached under this number, because the page has become free.
@@ -228,13 +224,13 @@ impl PageCache {
         }
     }
 
-    fn install<'p>(&self, pin: &'p Pin, ptr: PagePtr, owner: Owner, bytes: Bytes) -> &'p Bytes {
-        let page = self.install_uncollected(pin, ptr, owner, bytes);
+    fn install<'p>(&self, pin: &'p Pin, ptr: PagePtr, bytes: Bytes) -> &'p Bytes {
+        let page = self.install_uncollected(pin, ptr, bytes);
         self.collect_if_due(pin);
         page
     }
 
-    fn install_uncollected<'p>(&self, pin: &'p Pin, ptr: PagePtr, owner: Owner, bytes: Bytes) -> &'p Bytes {
+    fn install_uncollected<'p>(&self, pin: &'p Pin, ptr: PagePtr, bytes: Bytes) -> &'p Bytes {
         let mut queue = self.queue.lock();
         if let Some(resident) = self.table.find(ptr.page, pin) {
             if resident.ptr.stamp == ptr.stamp {
@@ -245,7 +241,7 @@ impl PageCache {
             }
             self.take(resident, &mut queue, pin);
         }
-        let frame = Box::new(Frame::new(ptr, owner, bytes, queue.ticket(), self.budget.clone()));
+        let frame = Box::new(Frame::new(ptr, bytes, queue.ticket(), self.budget.clone()));
         self.table.reserve(ptr.page, pin, &self.budget); // first, so that its nodes are part of the sum
         self.make_room(frame.cost(), &mut queue, pin);
         let frame = self.table.put(frame, pin, &self.budget);

@@ -1,6 +1,7 @@
 //! A checkpoint: a durable image of one version, and a superblock that points to it (rules 13 and 14).
 //!
 //! It takes no writer slot and walks no tree. Commits go on meanwhile; theirs belong to the next checkpoint.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     engine::Engine,
@@ -153,7 +154,9 @@ impl Engine {
             epoch: self.pipeline.epoch(),
             seq: cut.seq,
             seq_limit: self.pipeline.seq_limit().max(Seq(self.pipeline.appended().0 + ahead)),
-            stamp_limit: Stamp(self.stamp_limit.load(Ordering::Acquire).max(self.next_stamp.load(Ordering::Acquire) + ahead)),
+            stamp_limit: Stamp(
+                self.stamp_limit.load(Ordering::Acquire).max(self.next_stamp.load(Ordering::Acquire) + ahead),
+            ),
             log_start: position.block,
             log_chain: position.chain,
             file_pages: self.space.map(|map| map.file_pages()),
@@ -185,7 +188,7 @@ impl Engine {
         self.stamp_limit.fetch_max(superblock.stamp_limit.0, Ordering::AcqRel);
         self.checkpoints.seq.store(superblock.seq.0, Ordering::Release);
         **newest = superblock;
-        let free = self.space.map(|map| {
+        let free = self.freeing(|map| {
             let free = map.finish_checkpoint(self);
             map.trim();
             free

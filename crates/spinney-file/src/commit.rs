@@ -33,7 +33,8 @@ impl DirtyPages {
     pub(crate) fn extents(&self, page_bytes: usize) -> Vec<Extent> {
         let mut extents: Vec<Extent> = Vec::new();
         let sealed = self.sealed.iter().map(|(page, _)| Extent::page(*page));
-        let raw = self.raw.iter().map(|(start, data)| Extent { start: *start, pages: (data.len() / page_bytes) as u64 });
+        let raw =
+            self.raw.iter().map(|(start, data)| Extent { start: *start, pages: (data.len() / page_bytes) as u64 });
         for extent in sealed.chain(raw) {
             match extents.last_mut() {
                 Some(last) if last.end() == extent.start.get() => last.pages += extent.pages,
@@ -54,10 +55,8 @@ impl Engine {
             latency: &self.disk.counters.latencies.write,
             write: |at, run: &[IoSlice<'_>]| self.disk.write_run(at, run),
         };
-        let mut runs = flusher.flush(&pages.sealed, &pages.raw)?.runs;
-        if self.options.broken(Sabotage::ImageSkipsAPage) {
-            runs.truncate(0);
-        }
+        let skipped = usize::from(self.options.broken(Sabotage::ImageSkipsAPage)).min(pages.sealed.len());
+        let runs = flusher.flush(&pages.sealed[skipped..], &pages.raw)?.runs;
         Ok(runs)
     }
 
@@ -83,6 +82,8 @@ impl Engine {
         }
         let prepared = self.prepare(&mut parts, durability)?;
         let claimed: Vec<Extent> = prepared.deltas.iter().flat_map(|d| d.allocated.iter().copied()).collect();
+        let freed = prepared.deltas.iter().flat_map(|d| &d.freed).filter(|f| f.extent.pages == 1);
+        let superseded: Vec<PageNo> = freed.map(|f| f.extent.start).collect();
         let blocks = prepared.blocks;
         #[cfg(any(test, feature = "testing"))]
         self.shadow.claimed(&claimed);
@@ -94,6 +95,9 @@ impl Engine {
                 return Err(error);
             }
         };
+        for page in superseded {
+            self.cache.supersede(page);
+        }
         for part in &mut parts {
             let rest = part.take_remainder();
             if !rest.is_empty() {
@@ -180,6 +184,8 @@ impl Engine {
     /// The append was refused: the pages are nobody's.
     fn abandon(&self, claimed: Vec<Extent>) {
         self.forget(&claimed);
+        #[cfg(any(test, feature = "testing"))]
+        claimed.iter().for_each(|&extent| self.shadow.freed(extent));
         self.space.give_back(claimed);
     }
 }

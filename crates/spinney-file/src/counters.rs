@@ -3,8 +3,6 @@
 //! Counters that nothing else depends on: every access is `Relaxed`, and a reader may see one counter a moment before
 //! another.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 use std::{
     array,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},

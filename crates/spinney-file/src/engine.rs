@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use spinney_alloc::{Extent, Owner, Protect, Seq, Stamp};
+use spinney_alloc::{Allocator, Extent, Owner, Protect, Seq, Stamp};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -57,7 +57,7 @@ impl Engine {
 
     /// The page behind `ptr`, from the cache or verified from storage.
     pub(crate) fn page<'p>(&self, pin: &'p Pin, owner: Owner, ptr: PagePtr) -> Result<&'p Bytes, FileError> {
-        self.cache.get_or_load(pin, ptr, owner, || self.load(owner, ptr))
+        self.cache.get_or_load(pin, ptr, || self.load(owner, ptr))
     }
 
     fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
@@ -85,7 +85,9 @@ impl Engine {
     fn stamp_in(&self, version: &Version, owner: Owner) -> Stamp {
         match version.changed(owner) {
             Some(root) => root.stamp,
-            None => self.owners.loaded(leaf_of(owner)).map_or(Stamp(0), |leaf| leaf[owner.0 as usize % leaf.len()].stamp),
+            None => {
+                self.owners.loaded(leaf_of(owner)).map_or(Stamp(0), |leaf| leaf[owner.0 as usize % leaf.len()].stamp)
+            }
         }
     }
 
@@ -161,24 +163,28 @@ impl Engine {
     /// Frees what only ended snapshots still held.
     pub(crate) fn collect_ended_snapshots(&self) {
         for ended in self.readers.take_ended() {
-            let free = self.space.map(|map| map.release(ended, self));
-            self.forget(&free);
+            self.forget(&self.freeing(|map| map.release(ended, self)));
         }
     }
 
     /// The same for what might have been needed by snapshots that were just registering.
     pub(crate) fn collect_registering(&self) {
-        let free = self.space.map(|map| map.release(REGISTERING, self));
-        self.forget(&free);
+        self.forget(&self.freeing(|map| map.release(REGISTERING, self)));
     }
 
-    /// Pages returned to the free map: their frames are worth nothing.
-    pub(crate) fn forget(&self, free: &[Extent]) {
-        for &extent in free {
-            self.cache.remove_extent(extent);
+    /// Runs `f`, which returns pages to the free map. (The shadow learns of it before anybody can be granted them.)
+    pub(crate) fn freeing(&self, f: impl FnOnce(&mut Allocator) -> Vec<Extent>) -> Vec<Extent> {
+        self.space.map(|map| {
+            let free = f(map);
             #[cfg(any(test, feature = "testing"))]
-            self.shadow.freed(extent);
-        }
+            free.iter().for_each(|&extent| self.shadow.freed(extent));
+            free
+        })
+    }
+
+    /// Frames of pages that returned to the free map are worth nothing.
+    pub(crate) fn forget(&self, free: &[Extent]) {
+        free.iter().for_each(|&extent| self.cache.remove_extent(extent));
     }
 
     // ---- waiting and housekeeping ----

@@ -176,7 +176,7 @@ impl PagedFile {
     ///
     /// # Errors
     /// What kept the checkpoint from being durable. The file is closed all the same; opening it recovers.
-    pub fn close(self) -> Result<(), FileError> {
+    pub fn close(&self) -> Result<(), FileError> {
         self.life.close()
     }
 }

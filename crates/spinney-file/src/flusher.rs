@@ -9,8 +9,6 @@
 //!
 //! A flush holds no lock and shares nothing with other flushes but counters.
 
-#![allow(dead_code, reason = "commit and checkpoint are its callers")]
-
 use crate::{
     Extent, FileError, PageNo,
     counters::{FlushCounters, Histogram},

@@ -1,23 +1,98 @@
 //! Pages of one file: cached for readers, coalesced for the disk, committed atomically.
+//!
+//! ```text
+//!   [txn] --parts--> [commit] --runs--> [flusher] ----------> data pages
+//!                       | record                                  ^
+//!                       v                                         | points to
+//!                  [pipeline] --groups, one sync for all--> log --+
+//!                       | version                           ^
+//!                       v                                   | log start
+//!   [snapshot] <-- visible                [checkpoint] --> map, owner table, superblock
+//! ```
+//! Always `visible <= appended` and `durable <= written <= appended`, each a [`Seq`].
+
+// In this order: what a file is made of,
+
+mod error; // what can go wrong, and what to do then
+mod options; // how a file is opened
+mod page; // what a page is on disk, and how it is proved whole
+mod storage; // what a file must be able to do; the only module that makes system calls
+
+// what stands between pages and the disk,
 
 mod budget; // one bound on memory
 mod cache; // clean pages, found without a lock
 mod counters; // what has been done, in numbers
-mod error; // what can go wrong, and what to do then
+mod disk; // whole pages, verified; whole writes, counted
 mod flusher; // neighbours leave together
-mod page; // what a page is on disk, and how it is proved whole
-mod storage; // what a file must be able to do
+
+// what is on disk beside pages,
+
+mod log; // groups of records in a ring of blocks
+mod owners; // owner -> root, as checkpoints save it
+mod superblock; // two slots that say where everything begins
+mod version; // owner -> root at one seq, in memory
+
+// who may do what,
+
+mod readers; // which snapshots live
+mod slots; // one writer per owner
+mod space; // the allocator, with its map pages and a growing file
+
+// the paths,
+
+mod checkpoint; // a durable image of one version
+mod commit; // pages, then roots
+mod engine; // what all handles share
+mod maintenance; // the background thread
+mod pipeline; // append, lead, publish
+mod reclaim; // free space goes back
+mod recovery; // from bytes to a version
+
+// and the handles.
+
+mod file; // an open file
+mod pages; // where pages are read
+mod part; // one owner's share of a transaction
+mod snapshot; // a view that never changes
+mod stats; // everything that is a number
+mod txn; // slots and parts, until commit
 
 #[cfg(any(test, feature = "testing"))]
-pub use crate::storage::{
-    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
-    Recording, SimDisk, WriteObserver,
-};
+mod shadow; // a second opinion on which pages are in use
+
 pub use crate::{
     cache::{CacheStats, Pin},
     counters::{Counters, FlushCounters, FlushStats, Histogram, HistogramSnapshot, Latencies},
+    disk::IoStats,
     error::{FileError, IoOp},
+    file::PagedFile,
+    options::{Create, Durability, FileOptions, Tuning},
     page::{PageCheck, PageHeader, PagePtr},
-    storage::Storage,
+    pages::Pages,
+    part::Part,
+    pipeline::LogStats,
+    readers::SnapshotInfo,
+    slots::Wait,
+    snapshot::Snapshot,
+    stats::FileStats,
+    storage::{MemStorage, OsFile, Storage},
+    txn::WriteTxn,
 };
-pub use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
+#[cfg(any(test, feature = "testing"))]
+pub use crate::{
+    options::Sabotage,
+    storage::{
+        CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
+        Recording, SimDisk, WriteObserver,
+    },
+};
+pub use spinney_alloc::{AllocStats, Extent, Owner, PageNo, Seq, Stamp};
+
+/// What the layer above stores per owner: where its roots are. Opaque here.
+pub type Descriptor = [u8; 64];
+
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

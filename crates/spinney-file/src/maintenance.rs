@@ -64,9 +64,8 @@ impl Maintenance {
         let signal = Arc::clone(&engine.signal);
         let (weak, theirs) = (Arc::downgrade(engine), Arc::clone(&signal));
         let interval = engine.options.flush_interval;
-        let thread = std::thread::Builder::new()
-            .name("spinney".to_owned())
-            .spawn(move || run(&weak, &theirs, interval))?;
+        let thread =
+            std::thread::Builder::new().name("spinney".to_owned()).spawn(move || run(&weak, &theirs, interval))?;
         Ok(Self { signal, thread: Some(thread) })
     }
 }

@@ -3,6 +3,9 @@
 use crate::{error::FileError, page::PageCheck};
 use std::time::Duration;
 
+/// The smallest log: 12 blocks, of which commits never get 6.
+const LOG_BYTES_MIN: u64 = 48 << 10;
+
 /// What a commit waits for.
 ///
 /// | level     | returns when                                        | survives a killed process | survives a power cut                     |
@@ -167,11 +170,11 @@ impl FileOptions {
         if !self.page_bytes.is_power_of_two() || !(4096..=65536).contains(&self.page_bytes) {
             return Err(FileError::Option("the page size is a power of two from 4 KiB to 64 KiB"));
         }
-        if self.budget_bytes < 16 * self.page_bytes as u64 {
-            return Err(FileError::Option("the memory budget is at least 16 pages"));
+        if self.budget_bytes < self.page_bytes as u64 {
+            return Err(FileError::Option("the memory budget is at least a page"));
         }
-        if self.tuning.log_bytes < 8 * self.page_bytes as u64 {
-            return Err(FileError::Option("the log has at least 8 pages"));
+        if self.tuning.log_bytes < LOG_BYTES_MIN {
+            return Err(FileError::Option("the log has at least 48 KiB"));
         }
         if self.tuning.numbers_ahead < 4096 {
             return Err(FileError::Option("at least 4096 numbers are reserved ahead"));

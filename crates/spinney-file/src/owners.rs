@@ -14,7 +14,11 @@ use crate::{
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use spinney_alloc::{Extent, Owner, PageNo, Stamp};
-use std::{collections::BTreeSet, fmt, sync::OnceLock};
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    fmt,
+    sync::OnceLock,
+};
 
 /// Whose pages map, owner table and their directories are.
 pub(crate) const NO_OWNER: Owner = Owner(u32::MAX);
@@ -76,7 +80,7 @@ impl OwnerTable {
     /// How many owners fit: a larger number is refused.
     pub(crate) fn owners_max(&self) -> u32 {
         let leaves = OWNER_DIRS_MAX as u64 * u64::from(self.pages_per_dir) * u64::from(self.leaves_per_page);
-        u32::try_from(leaves * FAN_OUT as u64).unwrap_or(u32::MAX).min(NO_OWNER.0)
+        u32::try_from(leaves * FAN_OUT as u64).unwrap_or(NO_OWNER.0)
     }
 
     /// The table page that holds a leaf.
@@ -133,7 +137,7 @@ impl OwnerTable {
         dir: u32,
     ) -> Result<Option<&'h mut Vec<TwinEntry>>, FileError> {
         let Some(&entry) = homes.dirs.get(dir as usize) else { return Ok(None) };
-        if !homes.loaded.contains_key(&dir) {
+        if let Entry::Vacant(vacant) = homes.loaded.entry(dir) {
             let entries = match read_twin(disk, entry)? {
                 None => vec![TwinEntry::default(); self.pages_per_dir as usize],
                 Some(page) => page[PageHeader::BYTES..]
@@ -141,7 +145,7 @@ impl OwnerTable {
                     .map(|e| TwinEntry { home: get_u64(e, 0), saved: get_u64(e, 8) })
                     .collect(),
             };
-            homes.loaded.insert(dir, entries);
+            vacant.insert(entries);
         }
         Ok(homes.loaded.get_mut(&dir))
     }
@@ -166,8 +170,8 @@ impl OwnerTable {
         loop {
             let mut homes = self.homes.lock();
             let missing_dir = homes.dirs.len() <= dir as usize;
-            let missing_page = missing_dir
-                || self.directory(disk, &mut homes, dir)?.is_none_or(|entries| entries[place].home == 0);
+            let missing_page =
+                missing_dir || self.directory(disk, &mut homes, dir)?.is_none_or(|entries| entries[place].home == 0);
             if !missing_page {
                 drop(homes);
                 spare.into_iter().for_each(give_back);
@@ -262,7 +266,8 @@ impl OwnerTable {
     /// The superblock's entries if `saved` takes effect.
     pub(crate) fn superblock_entries(&self, saved: &SavedOwners) -> Vec<TwinEntry> {
         let homes = self.homes.lock();
-        let mut dirs: Vec<TwinEntry> = homes.dirs.iter().copied().take_while(|d| !homes.fresh.contains(&d.home)).collect();
+        let mut dirs: Vec<TwinEntry> =
+            homes.dirs.iter().copied().take_while(|d| !homes.fresh.contains(&d.home)).collect();
         for &(dir, to) in &saved.dirs {
             dirs[dir as usize].saved = to;
         }

@@ -1,7 +1,5 @@
 //! What a page is on disk: its header, what proves it whole, and what proves a run of pages whole.
 
-#![allow(dead_code, reason = "the commit pipeline is its caller")]
-
 use crate::{Owner, PageNo, Stamp};
 use crc_fast::{CrcAlgorithm, Digest};
 use std::{fmt, ops::Range};
@@ -62,7 +60,7 @@ impl fmt::Debug for PagePtr {
 /// | 29 |    1 | level    | the maker's: distance from the leaves                             |
 /// | 30 |    2 | flags    | the maker's                                                       |
 ///
-/// [`seal`] fills the first four; kind, level and flags belong to whoever makes the page.
+/// The file fills in the first four as it writes the page; kind, level and flags belong to whoever makes the page.
 #[derive(Clone, Copy, Debug)]
 pub struct PageHeader;
 
@@ -125,7 +123,7 @@ impl PageHeader {
 const _: () = assert!(PageHeader::FLAGS.end == PageHeader::BYTES);
 
 /// A check of a page's content by whoever knows what it means, made once, when it has been read
-/// and [`verify`] has passed. The error says what does not fit.
+/// and proved whole. The error says what does not fit.
 pub type PageCheck = fn(page: &[u8]) -> Result<(), &'static str>;
 
 /// Fills in checksum, number, stamp and owner of a page that is otherwise complete. Nothing in it

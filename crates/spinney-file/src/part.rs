@@ -1,16 +1,9 @@
 //! One family's share of a write transaction: its private pages and the root it will publish.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
-    Descriptor,
-    budget::Charge,
-    cache::Pin,
-    engine::Engine,
-    error::FileError,
-    commit::DirtyPages,
-    options::Sabotage,
-    page::PagePtr,
-    pages::Pages,
-    version::OwnerRoot,
+    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, engine::Engine, error::FileError, options::Sabotage,
+    page::PagePtr, pages::Pages, version::OwnerRoot,
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -265,7 +258,7 @@ impl Part {
     /// Pages just written become clean frames: the next reader finds them.
     pub(crate) fn keep_frames(&self, pages: DirtyPages) {
         for (page, bytes) in pages.sealed {
-            self.engine.cache.insert(PagePtr { page, stamp: self.stamp }, self.owner, bytes);
+            self.engine.cache.insert(PagePtr { page, stamp: self.stamp }, bytes);
         }
     }
 
@@ -323,6 +316,9 @@ impl Part {
     fn charge(&mut self, bytes: u64) {
         self.private_bytes += bytes;
         self.engine.budget.charge(Charge::Dirty, bytes);
+        if self.engine.budget.total() > self.engine.budget.limit() {
+            self.engine.cache.shrink_to_budget();
+        }
     }
 
     fn credit(&mut self, bytes: u64) {
@@ -362,7 +358,7 @@ impl Pages for Part {
         let piece_at = |byte: u64| {
             let (&start, data) = self.raw.range(..=byte / page_len).next_back()?;
             let skip = byte - start * page_len;
-            (skip < data.len() as u64).then(|| (data, skip as usize))
+            (skip < data.len() as u64).then_some((data, skip as usize))
         };
         match piece_at(from) {
             Some((data, skip)) if data.len() - skip >= len => return Ok(data.slice(skip..skip + len)),

@@ -9,6 +9,7 @@
 //! There is no timer: whoever wants durability while no leader is active becomes the leader, and takes along
 //! whatever was appended meanwhile (greedy group commit; Helland et al., "Group Commit Timers and High Volume
 //! Transaction Systems", 1988, shows what timers cost).
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     disk::Disk,
@@ -573,7 +574,11 @@ impl Pipeline {
         let mut from = 0;
         for (at, bytes) in log.layout.pieces(log.head, blocks) {
             let piece = &buffer[from..from + bytes as usize];
-            if synced { disk.write_sync(at, piece)? } else { disk.write(at, piece)? }
+            if synced {
+                disk.write_sync(at, piece)?
+            } else {
+                disk.write(at, piece)?
+            }
             from += bytes as usize;
         }
         if buffer.capacity() <= GROUP_BYTES_MAX {

@@ -84,7 +84,12 @@ pub struct SnapshotInfo {
 
 impl Readers {
     pub(crate) fn new() -> Self {
-        Self { first: Chunk::new(), next_id: AtomicU64::new(1), ended: Mutex::default(), any_ended: AtomicBool::new(false) }
+        Self {
+            first: Chunk::new(),
+            next_id: AtomicU64::new(1),
+            ended: Mutex::default(),
+            any_ended: AtomicBool::new(false),
+        }
     }
 
     fn chunks(&self) -> impl Iterator<Item = &Chunk> {

@@ -5,6 +5,8 @@
 //!                  `------- nothing is written -----------'        first write
 //! ```
 //! Costs the log and what it claims; never a walk of the data.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
+
 mod creation; // a file that is none yet
 mod scan; // which groups count
 

@@ -1,11 +1,6 @@
 //! The allocator with its I/O: loads map pages when they are first needed, and grows the file.
 
-use crate::{
-    disk::Disk,
-    error::FileError,
-    owners::NO_OWNER,
-    page::PagePtr,
-};
+use crate::{disk::Disk, error::FileError, owners::NO_OWNER, page::PagePtr};
 use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
 
@@ -82,7 +77,10 @@ impl Space {
     fn load_directory(&self, disk: &Disk, number: u32) -> Result<(), FileError> {
         let home = self.map.lock().directory_home(number);
         let Some(home) = home else {
-            return Err(FileError::Damaged { at: 0, why: "the allocator asks for a map directory that was never saved" });
+            return Err(FileError::Damaged {
+                at: 0,
+                why: "the allocator asks for a map directory that was never saved",
+            });
         };
         let page = read_map_page(disk, home, KIND_MAP_DIRECTORY)?;
         self.map.lock().load_directory(number, &page).map_err(|e| bad_map(disk, home, &e))
@@ -94,7 +92,10 @@ impl Space {
             match asked {
                 Ok(Some(home)) => break home,
                 Ok(None) => {
-                    return Err(FileError::Damaged { at: 0, why: "the allocator asks for a map region that was never saved" });
+                    return Err(FileError::Damaged {
+                        at: 0,
+                        why: "the allocator asks for a map region that was never saved",
+                    });
                 }
                 Err(Need::Directory(d)) => self.load_directory(disk, d)?,
                 Err(_) => unreachable!("a home is known from its directory"),

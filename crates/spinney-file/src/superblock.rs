@@ -4,11 +4,7 @@
 //! moment. The slots lie at bytes 0 and 4096 whatever the page size, so that a reader needs no
 //! other knowledge to find them.
 
-use crate::{
-    page::checksum,
-    error::FileError,
-    log::RingLayout,
-};
+use crate::{error::FileError, log::RingLayout, page::checksum};
 use spinney_alloc::{DirectoryEntry, Extent, Seq, Stamp};
 
 /// Bytes of one slot.
@@ -158,7 +154,8 @@ impl Superblock {
         }
         let pairs = |at: usize, count_at: usize, max: usize| {
             let count = get_u32(slot, count_at) as usize;
-            (count <= max).then(|| (0..count).map(move |i| (get_u64(slot, at + 16 * i), get_u64(slot, at + 16 * i + 8))))
+            (count <= max)
+                .then(|| (0..count).map(move |i| (get_u64(slot, at + 16 * i), get_u64(slot, at + 16 * i + 8))))
         };
         let log = pairs(LOG_AT, 120, RingLayout::EXTENTS_MAX)?
             .map(|(start, pages)| Extent::new(start, pages))
@@ -183,7 +180,9 @@ impl Superblock {
             file_pages,
             used_end: get_u64(slot, 112),
             log,
-            map: pairs(MAP_AT, 124, MAP_DIRS_MAX)?.map(|(saved, free_pages)| DirectoryEntry { saved, free_pages }).collect(),
+            map: pairs(MAP_AT, 124, MAP_DIRS_MAX)?
+                .map(|(saved, free_pages)| DirectoryEntry { saved, free_pages })
+                .collect(),
             owners: pairs(OWNERS_AT, 128, OWNER_DIRS_MAX)?.map(|(home, saved)| TwinEntry { home, saved }).collect(),
         })
     }

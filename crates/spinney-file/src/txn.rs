@@ -1,12 +1,6 @@
 //! A write transaction over one or several owners.
 
-use crate::{
-    error::FileError,
-    file::PagedFile,
-    options::Durability,
-    part::Part,
-    slots::Wait,
-};
+use crate::{error::FileError, file::PagedFile, options::Durability, part::Part, slots::Wait};
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
@@ -47,8 +41,7 @@ impl WriteTxn {
         let mut sorted = owners.to_vec();
         sorted.sort_unstable_by_key(|owner| owner.0.wrapping_sub(1)); // owner 0 is the last
         sorted.dedup();
-        let mut txn =
-            Self { parts: Vec::with_capacity(sorted.len()), slots: HeldSlots { file, owners: Vec::new() } };
+        let mut txn = Self { parts: Vec::with_capacity(sorted.len()), slots: HeldSlots { file, owners: Vec::new() } };
         for &owner in &sorted {
             txn.take(owner, deadline)?;
         }

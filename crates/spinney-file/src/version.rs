@@ -50,7 +50,7 @@ pub(crate) struct Version {
 
 /// Which leaf holds `owner`.
 pub(crate) fn leaf_of(owner: Owner) -> u32 {
-    owner.0 / FAN_OUT as u32
+    owner.0 >> BITS
 }
 
 fn place(owner: Owner) -> usize {

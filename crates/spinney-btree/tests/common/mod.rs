@@ -1,9 +1,15 @@
 //! A family under test beside its model: sorted maps of the standard library.
-#![allow(dead_code, missing_docs, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    clippy::needless_update,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "each test file uses its own part of this"
+)]
 
 use spinney_btree::{
-    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range, Snapshot, TableId,
-    Tree, Wait, WriteTxn, check, page_check,
+    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range,
+    Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check,
 };
 use std::collections::BTreeMap;
 
@@ -25,7 +31,8 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new(page_bytes: usize, budget_bytes: u64) -> Self {
-        let file = PagedFile::in_memory(FileOptions { page_bytes, budget_bytes, page_check, ..FileOptions::default() }).unwrap();
+        let options = FileOptions { page_bytes, budget_bytes, page_check, ..FileOptions::default() };
+        let file = PagedFile::in_memory(options).unwrap();
         let model = Model::from([(TableId::DEFAULT, Map::new())]);
         Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0 }
     }

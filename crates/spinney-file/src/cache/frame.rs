@@ -1,7 +1,7 @@
 //! A clean page in memory, with the few bits that decide how long it stays.
 
 use crate::{
-    Owner, PagePtr,
+    PagePtr,
     budget::{Budget, Charge},
 };
 use bytes::Bytes;
@@ -23,7 +23,6 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) ptr: PagePtr,
-    pub(super) owner: Owner,
     pub(super) bytes: Bytes,
     /// Tells this frame from another that held the same page before it was evicted.
     pub(super) ticket: u64,
@@ -46,9 +45,9 @@ impl Frame {
     /// What a frame costs beside its page, in bytes: itself, its queue entry, its allocations' headers.
     pub(super) const OVERHEAD_BYTES: u64 = 128;
 
-    pub(super) fn new(ptr: PagePtr, owner: Owner, bytes: Bytes, ticket: u64, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(ptr: PagePtr, bytes: Bytes, ticket: u64, budget: Arc<Budget>) -> Self {
         let [used, place, account] = [0, Place::Probation as u8, account::NONE].map(AtomicU8::new);
-        Self { ptr, owner, bytes, ticket, used, place, account, budget }
+        Self { ptr, bytes, ticket, used, place, account, budget }
     }
 
     /// What a frame for so many bytes of page costs.

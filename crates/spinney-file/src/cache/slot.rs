@@ -4,8 +4,8 @@
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned, Shared};
 use std::{fmt, sync::atomic::Ordering};
 
-/// Keeps whatever this thread looks up in a page cache in memory, for as long as it lives. Costs about 5 ns and no
-/// shared write; nothing on the path of a hit counts references.
+/// Keeps whatever this thread looks up in a page cache in memory, for as long as it lives. Costs 5 to 20 ns (a
+/// fence) and no shared write; nothing on the path of a hit counts references.
 ///
 /// To be held for one operation, not for a snapshot: while any pin lives, memory of pages evicted since it was made
 /// is not given back.

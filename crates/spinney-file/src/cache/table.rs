@@ -225,7 +225,9 @@ impl Table {
     /// Caller holds the queue lock, here and below.
     pub(super) fn reserve(&self, page: PageNo, pin: &Pin, budget: &Budget) {
         let page = page.get();
-        in_tree_of!(self, page, root => root.get(pin).unwrap_or_else(|| add(root, pin, budget)).reserve(page, pin, budget));
+        in_tree_of!(self, page, root => {
+            root.get(pin).unwrap_or_else(|| add(root, pin, budget)).reserve(page, pin, budget);
+        });
     }
 
     /// Puts a frame at its page's place, which is empty, and lends it.
@@ -258,7 +260,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Owner, PagePtr, Stamp};
+    use crate::{PagePtr, Stamp};
     use bytes::Bytes;
     use proptest::prelude::*;
     use std::{collections::BTreeMap, sync::Arc};
@@ -275,7 +277,7 @@ mod tests {
 
     fn frame(page: u64, stamp: u64, budget: &Arc<Budget>) -> Box<Frame> {
         let ptr = PagePtr { page: PageNo::new(page).unwrap(), stamp: Stamp(stamp) };
-        Box::new(Frame::new(ptr, Owner(0), Bytes::new(), 0, budget.clone()))
+        Box::new(Frame::new(ptr, Bytes::new(), 0, budget.clone()))
     }
 
     proptest! {

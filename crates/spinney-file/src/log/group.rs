@@ -1,8 +1,8 @@
 //! A group: the records that reach the disk in one write, with a header that proves them.
 
 use crate::{
-    page::checksum,
     log::BLOCK_BYTES,
+    page::checksum,
     superblock::{get_u32, get_u64, put_u32, put_u64},
 };
 use spinney_alloc::Seq;

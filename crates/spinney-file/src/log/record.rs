@@ -1,6 +1,10 @@
 //! One record of the log: a commit, a checkpoint, or a recovery.
 
-use crate::{Descriptor, log::RingLayout, superblock::{get_u32, get_u64}};
+use crate::{
+    Descriptor,
+    log::RingLayout,
+    superblock::{get_u32, get_u64},
+};
 use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
 
 /// A run of pages an image wrote, and what recovery must find there unless the image was synced by itself.
@@ -100,7 +104,7 @@ impl Record {
     }
 
     /// The first record of `bytes` and what follows it; `None` when it is malformed.
-    pub(crate) fn decode<'a>(bytes: &'a [u8], page_bytes: u32) -> Option<(Self, &'a [u8])> {
+    pub(crate) fn decode(bytes: &[u8], page_bytes: u32) -> Option<(Self, &[u8])> {
         if bytes.len() < 8 {
             return None;
         }

@@ -81,8 +81,7 @@ mod tests {
 
     #[test]
     fn pieces_follow_the_extents_and_wrap() {
-        let ring =
-            RingLayout::new(vec![Extent::new(6, 4).unwrap(), Extent::new(20, 2).unwrap()], 4096).unwrap();
+        let ring = RingLayout::new(vec![Extent::new(6, 4).unwrap(), Extent::new(20, 2).unwrap()], 4096).unwrap();
         assert_eq!(ring.blocks(), 6);
         assert_eq!(ring.pieces(0, 4), [(6 * 4096, 4 * 4096)]);
         assert_eq!(ring.pieces(3, 4), [(9 * 4096, 4096), (20 * 4096, 2 * 4096), (6 * 4096, 4096)]);

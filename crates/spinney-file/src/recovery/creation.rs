@@ -1,4 +1,5 @@
 //! A new file: the log's blocks, then both superblocks.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     disk::Disk,
@@ -9,8 +10,8 @@ use crate::{
 };
 use spinney_alloc::{Extent, Geometry, Seq, Stamp};
 
-/// Pages of a new file, at least: the log and a little room.
-const PAGES_MIN: u64 = 40;
+/// Length of a new file, at least: the log and a little room.
+const BYTES_MIN: u64 = 160 << 10;
 /// A creation that was cut short is never longer than this.
 const UNFINISHED_BYTES_MAX: u64 = 64 << 20;
 
@@ -46,7 +47,7 @@ pub(super) fn create(probe: &Disk, len: u64, options: &FileOptions) -> Result<Su
         .ok_or(FileError::Option("the log is too large"))?;
     let narrow = u32::try_from(options.page_bytes).expect("checked with the options");
     let layout = RingLayout::new(vec![log], narrow).ok_or(FileError::Option("the log is too large"))?;
-    let file_pages = log.end().max(PAGES_MIN);
+    let file_pages = log.end().max(BYTES_MIN / page_bytes);
     let bytes = file_pages * page_bytes;
     if bytes > options.max_file_bytes {
         return Err(FileError::Full { bytes_wanted: bytes });
@@ -57,8 +58,7 @@ pub(super) fn create(probe: &Disk, len: u64, options: &FileOptions) -> Result<Su
     }
     probe.allocate(0, bytes)?;
     let mut file_id = [0; 16];
-    getrandom::fill(&mut file_id)
-        .map_err(|e| FileError::io(IoOp::Open, 0, std::io::Error::other(e.to_string())))?;
+    getrandom::fill(&mut file_id).map_err(|e| FileError::io(IoOp::Open, 0, std::io::Error::other(e.to_string())))?;
     let first = Superblock {
         page_bytes: narrow,
         file_id,

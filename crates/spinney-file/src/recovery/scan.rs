@@ -1,4 +1,5 @@
 //! Which groups of the log count, and up to which commit (rule 16).
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
     disk::Disk,

@@ -2,8 +2,6 @@
 //!
 //! Nothing here loops for ever: no progress is an error, and so are too many interruptions in a row.
 
-#![allow(dead_code, reason = "the cache and the log are its callers")]
-
 use crate::{FileError, IoOp, Storage};
 use std::{
     io::{self, ErrorKind, IoSlice},
