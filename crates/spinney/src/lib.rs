@@ -48,8 +48,6 @@ pub use crate::{
     typed::{TypedKeyRange, TypedRange, TypedTable, TypedTxn, TypedView},
     value::Value,
 };
-#[cfg(feature = "testing")]
-pub use spinney_btree::Storage;
 pub use spinney_btree::{
     AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, PageNo, Seq,
     SnapshotInfo, Tuning,
