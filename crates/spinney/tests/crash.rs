@@ -7,8 +7,8 @@
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{
-    Database, Durability, Family, Options, Result, Snapshot, WriteTransaction,
-    testing::{EnumerationLimits, Image, Recording, SimDisk, Tuning},
+    Database, Durability, EnumerationLimits, Family, Image, Options, Recording, Result, SimDisk, Snapshot, Tuning,
+    WriteTransaction,
 };
 use std::{
     collections::BTreeMap,

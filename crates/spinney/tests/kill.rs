@@ -45,7 +45,8 @@ fn child(path: &Path) -> Result<()> {
             let (db, shared) = (&db, &shared);
             scope.spawn(move || -> Result<()> {
                 let family = db.family(&family_name(writer))?;
-                let next = db.snapshot().last(&family)?.map_or(0, |(k, _)| u64::from_be_bytes(k[..].try_into().unwrap()) + 1);
+                let next =
+                    db.snapshot().last(&family)?.map_or(0, |(k, _)| u64::from_be_bytes(k[..].try_into().unwrap()) + 1);
                 for counter in next.. {
                     let mut txn =
                         if counter.is_multiple_of(2) { db.begin([&family, shared])? } else { family.begin()? };
@@ -60,7 +61,9 @@ fn child(path: &Path) -> Result<()> {
                     txn.commit_with(if durable { Durability::Immediate } else { Durability::Eventual })?;
                     if durable {
                         let mut out = std::io::stdout().lock();
-                        writeln!(out, "committed {writer} {counter}").and_then(|()| out.flush()).expect("the parent reads");
+                        writeln!(out, "committed {writer} {counter}")
+                            .and_then(|()| out.flush())
+                            .expect("the parent reads");
                     }
                 }
                 Ok(())
