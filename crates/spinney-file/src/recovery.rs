@@ -46,8 +46,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
     if !storage.lock().map_err(failed)? {
         return Err(FileError::AlreadyOpen);
     }
-    let len = storage.len().map_err(failed)?;
-    if len > 0 {
+    if storage.len().map_err(failed)? > 0 {
         if !options.read_only {
             // After a killed process the page cache shows bytes that the disk may not have; what is served from here
             // on must survive a power cut. After a failed sync it shows bytes that the disk does not have.
@@ -55,6 +54,8 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
         }
         storage.drop_cache().map_err(failed)?;
     }
+    // Asked only now: after a failed sync even the length may not be what the disk has.
+    let len = storage.len().map_err(failed)?;
     let probe = Disk::new(Arc::clone(&storage), SLOT_BYTES);
     let superblock = match newest_superblock(&probe, len)? {
         Found::Newest(superblock, other_is_damaged) => (superblock, other_is_damaged),
