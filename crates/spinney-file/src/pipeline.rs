@@ -617,7 +617,9 @@ impl Pipeline {
         self.log_bytes.fetch_add(blocks * BLOCK_BYTES, Ordering::Relaxed);
         let mut room = self.room.lock();
         room.reserved -= batch.iter().map(|q| q.blocks).sum::<u64>();
-        room.used += blocks;
+        // Blocks that the log gained do not make room yet: if the log wraps around its old end, they lie behind its tail. Once
+        // the checkpoint is durable the tail is behind its record, and everything is counted anew.
+        room.used += blocks + (log.layout.blocks() - room.blocks);
         room.blocks = log.layout.blocks();
         assert!(room.used + room.reserved < room.blocks, "rule 5: the log never overtakes its own tail");
         Ok(())
@@ -700,5 +702,59 @@ impl std::fmt::Debug for Pipeline {
             .field("durable", &self.durable())
             .field("poisoned", &self.is_poisoned())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{log::Record, storage::MemStorage};
+    use spinney_alloc::Extent;
+
+    fn commit(pipeline: &Pipeline, disk: &Disk, options: &FileOptions, owners: &OwnerTable) {
+        let record = Record::Anchor.encode();
+        assert!(pipeline.reserve(1), "there is room for one");
+        let prepared =
+            Prepared { record, blocks: 1, immediate: true, unsynced_bytes: 0, roots: Vec::new(), deltas: Vec::new() };
+        let seq = pipeline.append(options, owners, prepared).unwrap();
+        pipeline.wait(disk, options, seq, Goal::Durable).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_grows_while_it_wraps_offers_no_block_before_its_tail_moves() {
+        let disk = Disk::new(Arc::new(MemStorage::new()), 4096);
+        let options = FileOptions::default();
+        let owners = OwnerTable::new(4096, Vec::new());
+        let (old, gained) = (Extent::new(10, 16).unwrap(), Extent::new(100, 16).unwrap());
+        let layout = RingLayout::new(vec![old], 4096).unwrap();
+        let pipeline = Pipeline::new(PipelineStart {
+            file_id: [1; 16],
+            layout: layout.clone(),
+            // The tail is at block 8, and the log goes on to 14.
+            head: 14,
+            used: 6,
+            chain: 0,
+            epoch: 0,
+            version: Version::at_opening(Seq(0)),
+            seq_limit: Seq(1 << 30),
+            freed_pages: 0,
+            changed: BTreeSet::new(),
+        });
+        for _ in 0..3 {
+            commit(&pipeline, &disk, &options, &owners); // 14, 15, 0
+        }
+        let larger = RingLayout::new(vec![old, gained], 4096).unwrap();
+        let record = Record::Checkpoint { log: larger.extents().to_vec() }.encode();
+        let cut = pipeline.append_checkpoint(record, larger.clone()).unwrap();
+        pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap(); // 1
+        let position = pipeline.cut_position(cut.seq);
+        assert_eq!(position.block, 2);
+        let mut reserved = 0;
+        while pipeline.reserve(1) {
+            reserved += 1;
+        }
+        assert!(position.block + reserved < 8, "{reserved} blocks before the tail at 8");
+        pipeline.free_before(position);
+        assert!(pipeline.reserve(20), "the whole ring is free but for what is kept");
     }
 }
