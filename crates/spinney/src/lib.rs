@@ -42,12 +42,18 @@ pub use crate::{
     options::Options,
     range::{Keys, Range},
     snapshot::Snapshot,
-    stats::{Stats, TreeStats},
+    stats::{HeldSnapshot, Space, Stats, TreeStats},
     table_txn::TableTxn,
     transaction::WriteTransaction,
     typed::{TypedKeyRange, TypedRange, TypedTable, TypedTxn, TypedView},
     value::Value,
 };
+pub use spinney_btree::{
+    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, PageNo, Seq,
+    SnapshotInfo, Tuning,
+};
 #[cfg(feature = "testing")]
-pub use spinney_btree::Storage;
-pub use spinney_btree::{Durability, PageNo, Seq};
+pub use spinney_btree::{
+    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, MemStorage,
+    PowerCut, Recording, Sabotage, SimDisk, Storage, WriteObserver,
+};
