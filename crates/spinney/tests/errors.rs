@@ -248,6 +248,34 @@ fn an_aborted_creation_leaves_nothing_not_even_a_handle() {
     assert!(matches!(real.begin().unwrap().table(&ghost_table), Err(Error::TableUnknown { .. })));
 }
 
+/// Owners are used again once nobody can take their last family for the next one.
+#[test]
+fn families_come_and_go_without_end() {
+    let db = Options::new().background(false).in_memory().unwrap();
+    let before = db.snapshot();
+    for round in 0..100u32 {
+        let family = db.family("f").unwrap();
+        assert!(matches!(before.get(&family, "k"), Err(Error::FamilyDropped { .. })), "it did not exist yet");
+        assert!(db.snapshot().is_empty(&family).unwrap());
+        let mut txn = family.begin().unwrap();
+        txn.insert("k", round.to_string()).unwrap();
+        txn.commit().unwrap();
+        let held = db.snapshot();
+        assert!(db.drop_family("f").unwrap());
+        while db.maintain(100).unwrap() > 0 {}
+        let next = db.family("f").unwrap();
+        assert_ne!(family, next);
+        assert_eq!(held.get(&family, "k").unwrap().unwrap(), round.to_string().as_str());
+        assert!(matches!(held.get(&next, "k"), Err(Error::FamilyDropped { .. })));
+        assert!(matches!(db.snapshot().get(&family, "k"), Err(Error::FamilyDropped { .. })));
+        assert!(db.drop_family("f").unwrap());
+        while db.maintain(100).unwrap() > 0 {}
+    }
+    let last = db.family("last").unwrap();
+    assert!(db.families().unwrap()[0].owner <= 3, "{last:?}");
+    assert!(db.check().unwrap().is_sound());
+}
+
 #[test]
 fn tables_that_do_not_exist_or_exist_already() {
     let db = db();
