@@ -277,6 +277,29 @@ fn families_come_and_go_without_end() {
 }
 
 #[test]
+fn a_snapshot_tells_families_of_one_owner_apart() {
+    let db = Options::new().background(false).in_memory().unwrap();
+    let first = db.family("f").unwrap();
+    let mut txn = first.begin().unwrap();
+    txn.insert("k", "of the first").unwrap();
+    txn.commit().unwrap();
+    let (held, cached) = (db.snapshot(), db.snapshot());
+    assert_eq!(cached.get(&first, "k").unwrap().unwrap(), "of the first");
+    let owner = |name| db.families().unwrap().into_iter().find(|info| info.name == name).unwrap().owner;
+    let first_owner = owner("f");
+    drop(first);
+    assert!(db.drop_family("f").unwrap());
+    while db.maintain(100).unwrap() > 0 {}
+    let second = db.family("g").unwrap();
+    assert_eq!(owner("g"), first_owner);
+    for old in [held, cached] {
+        let found = old.get(&second, "k");
+        assert!(matches!(found, Err(Error::FamilyDropped { .. })), "{found:?}");
+    }
+    assert_eq!(db.snapshot().get(&second, "k").unwrap(), None);
+}
+
+#[test]
 fn tables_that_do_not_exist_or_exist_already() {
     let db = db();
     let family = db.family("f").unwrap();
