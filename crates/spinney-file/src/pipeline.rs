@@ -33,8 +33,8 @@ use std::{
 
 /// A group is closed when its records reach this size; more records make another group in the same sync.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Blocks never reserved by commits: for the records of a checkpoint, of its anchor and of a recovery, one more in
-/// case a checkpoint fails and is tried again, and one so that a full log and an empty one differ.
+/// Blocks never reserved by commits: for the record of a checkpoint, the two in which records of recoveries take turns, two more in
+/// case commits come between a checkpoint that fails and the next, and one so that a full log and an empty one differ.
 pub(crate) const KEPT_BLOCKS: u64 = 6;
 
 /// What a caller waits for.
@@ -68,6 +68,8 @@ pub(crate) struct Cut {
     pub(crate) deltas: Vec<Delta>,
     /// Owner table pages with changes.
     pub(crate) changed: BTreeSet<u32>,
+    /// Pages that the commits in it freed.
+    pub(crate) freed_pages: u64,
 }
 
 /// Where the log goes on after a checkpoint's group.
@@ -100,6 +102,9 @@ struct Append {
     deltas: Vec<Delta>,
     freed_pages: u64,
     changed: BTreeSet<u32>,
+    /// The newest record, when a checkpoint may cover everything up to it without a record of its own: that of a checkpoint which
+    /// failed, or of the recovery. So neither uses up the log by being repeated.
+    closing: Option<Arc<Version>>,
 }
 
 struct LogWriter {
@@ -187,6 +192,7 @@ impl Pipeline {
                 next: seq + 1,
                 freed_pages: start.freed_pages,
                 changed: start.changed,
+                closing: Some(Arc::clone(&version)),
                 ..Append::default()
             }),
             room: Mutex::new(LogRoom { blocks: start.layout.blocks(), used: start.used, reserved: 0 }),
@@ -197,7 +203,7 @@ impl Pipeline {
                 epoch: start.epoch,
                 plain: false,
                 unsynced_bytes: 0,
-                cut: None,
+                cut: Some(CutPosition { seq: version.seq, block: start.head, chain: start.chain }),
                 buffer: Vec::new(),
             }),
             leading: Mutex::new(false),
@@ -367,28 +373,39 @@ impl Pipeline {
         Ok(seq)
     }
 
-    /// Appends the record of a checkpoint and takes what it covers, in one critical section (rule 13). `log` is the layout
-    /// from here on.
+    /// Whether the newest record is one that a checkpoint may cover without a record of its own.
+    pub(crate) fn is_closed(&self) -> bool {
+        let append = self.append.lock();
+        append.closing.as_ref().is_some_and(|version| version.seq.0 + 1 == append.next)
+    }
+
+    /// Appends the record of a checkpoint, unless the newest record will do, and takes what it covers, in one critical section
+    /// (rule 13). `log` is the layout from here on; one that grew needs a record.
     pub(crate) fn append_checkpoint(&self, record: Vec<u8>, log: RingLayout) -> Result<Cut, FileError> {
-        {
-            // A checkpoint that fails leaves its record behind; the last blocks are a recovery's.
+        let has_room = {
             let room = self.room.lock();
-            if room.used + room.reserved + 4 > room.blocks {
-                return Err(FileError::Full { bytes_wanted: BLOCK_BYTES });
-            }
-        }
+            // The last blocks are a recovery's.
+            room.used + room.reserved + 4 <= room.blocks
+        };
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
         }
-        let seq = self.next_seq(&mut append);
-        let version = self.push_empty(&mut append, seq, record, Some(log));
-        append.freed_pages = 0;
+        let closing = append.closing.take().filter(|version| version.seq.0 + 1 == append.next);
+        let version = match closing {
+            Some(version) if log.blocks() == self.room.lock().blocks => version,
+            _ if !has_room => return Err(FileError::Full { bytes_wanted: BLOCK_BYTES }),
+            _ => {
+                let seq = self.next_seq(&mut append);
+                self.push_empty(&mut append, seq, record, Some(log))
+            }
+        };
         Ok(Cut {
-            seq,
+            seq: version.seq,
             version,
             deltas: std::mem::take(&mut append.deltas),
             changed: std::mem::take(&mut append.changed),
+            freed_pages: std::mem::take(&mut append.freed_pages),
         })
     }
 
@@ -421,9 +438,12 @@ impl Pipeline {
         version
     }
 
-    /// A checkpoint failed: the next one covers its owner table pages too. (The allocator keeps the deltas.)
-    pub(crate) fn take_back(&self, changed: BTreeSet<u32>) {
-        self.append.lock().changed.extend(changed);
+    /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the deltas.)
+    pub(crate) fn take_back(&self, cut: Cut) {
+        let mut append = self.append.lock();
+        append.changed.extend(cut.changed);
+        append.freed_pages += cut.freed_pages;
+        append.closing = Some(cut.version);
     }
 
     fn next_seq(&self, append: &mut MutexGuard<'_, Append>) -> Seq {
