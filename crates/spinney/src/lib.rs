@@ -42,7 +42,7 @@ pub use crate::{
     options::Options,
     range::{Keys, Range},
     snapshot::Snapshot,
-    stats::{Stats, TreeStats},
+    stats::{AllocStats, CacheStats, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, Stats, TreeStats},
     table_txn::TableTxn,
     transaction::WriteTransaction,
     typed::{TypedKeyRange, TypedRange, TypedTable, TypedTxn, TypedView},
@@ -50,7 +50,7 @@ pub use crate::{
 };
 #[cfg(feature = "testing")]
 pub use spinney_btree::Storage;
-pub use spinney_btree::{Durability, PageNo, Seq};
+pub use spinney_btree::{Durability, PageNo, Seq, SnapshotInfo, Tuning};
 
 /// What tests of programs on Spinney need: a disk whose power can be cut, and every image a crash may leave.
 #[cfg(feature = "testing")]

@@ -7,7 +7,9 @@ use crate::{
 };
 use spinney_btree::TableId;
 
-pub use spinney_btree::TreeStats;
+pub use spinney_btree::{
+    AllocStats, CacheStats, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, TreeStats,
+};
 
 /// What a database counts; see [`Database::stats`].
 #[derive(Clone, Debug)]
@@ -21,10 +23,12 @@ pub struct Stats {
     pub name_records: u64,
     /// Pages are this large, in bytes.
     pub page_bytes: u64,
+    /// The file below: how far it is, where its bytes are and why, what it did since it was opened.
+    pub file: FileStats,
 }
 
 impl Database {
-    /// What the database counts. Cheap: reads a handful of pages.
+    /// What the database counts. Cheap: reads a handful of pages. What is about the file is newer than the rest.
     ///
     /// # Errors
     /// Those of reading.
@@ -36,6 +40,7 @@ impl Database {
             families_waiting: self.core().work.families_waiting(),
             name_records: names.root.len(),
             page_bytes: spinney_btree::Pages::page_bytes(snapshot.pages()) as u64,
+            file: self.core().file.stats(),
         })
     }
 }
