@@ -5,6 +5,7 @@
 //! ```
 //! Every command exits with an error when what it looks at does not hold, and says where.
 
+mod bench; // how fast is it
 mod check; // is the code in order
 mod crash; // is nothing acknowledged ever lost
 mod layers; // do the crates point one way
@@ -36,6 +37,8 @@ enum Command {
     Tidy,
     /// Cuts the power at every storage call of random workloads, reopens, and compares with the model
     Crash(crash::Arguments),
+    /// Measures: `families` is writers of several families beside the bare disk, anything else a file in benches/benches
+    Bench(bench::Arguments),
     /// Packages the four crates and runs the READMEs' programs against the packages
     Package,
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Tidy => tidy::run(),
         Command::Crash(arguments) => crash::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Package => package::run(),
     };
     // The chain of causes only: where in xtask it was noticed helps nobody.
