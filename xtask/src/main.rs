@@ -1,7 +1,7 @@
 //! The workspace's own commands: `cargo xtask help` lists them.
 //!
 //! ```text
-//!   check = layers + tidy + fmt + clippy + docs        test = cargo test + package
+//!   check = layers + tidy + fmt + clippy + docs        test = cargo test + import + package
 //! ```
 //! Every command exits with an error when what it looks at does not hold, and says where.
 
@@ -29,7 +29,7 @@ struct Arguments {
 enum Command {
     /// Format, lints and documentation, warnings as errors; and `layers` and `tidy`
     Check,
-    /// Everything the README promises: all tests, and the READMEs against the packaged crates
+    /// Everything the README promises: all tests, the import example, and the READMEs against the packaged crates
     Test,
     /// Fails when a crate depends on anything but the layer directly below it
     Layers,

@@ -16,7 +16,7 @@ use anyhow::{Context, ensure};
 use std::{
     ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// Packages, unpacks, builds and runs.
