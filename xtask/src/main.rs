@@ -8,6 +8,7 @@
 mod bench; // how fast is it
 mod check; // is the code in order
 mod crash; // is nothing acknowledged ever lost
+mod dump; // what is in a file
 mod layers; // do the crates point one way
 mod package; // does what is published work for a stranger
 mod step; // one child process: announced, run, timed
@@ -39,6 +40,8 @@ enum Command {
     Crash(crash::Arguments),
     /// Measures: `families` is writers of several families beside the bare disk, anything else a file in benches/benches
     Bench(bench::Arguments),
+    /// Shows what a database file holds, or one of its pages, for people; writes nothing
+    Dump(dump::Arguments),
     /// Packages the four crates and runs the READMEs' programs against the packages
     Package,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Crash(arguments) => crash::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Dump(arguments) => dump::run(&arguments),
         Command::Package => package::run(),
     };
     // The chain of causes only: where in xtask it was noticed helps nobody.

@@ -13,11 +13,7 @@ use crate::{
     workspace::{self, FACADE, LAYERS},
 };
 use anyhow::{Context, ensure};
-use std::{
-    ffi::OsStr,
-    fs,
-    path::Path,
-};
+use std::{ffi::OsStr, fs, path::Path};
 
 /// Packages, unpacks, builds and runs.
 pub(crate) fn run() -> anyhow::Result<()> {
