@@ -1,12 +1,14 @@
 //! The workspace's own commands: `cargo xtask help` lists them.
 //!
 //! ```text
-//!   check = layers + tidy + fmt + clippy + docs        test = cargo test + package
+//!   check = layers + tidy + fmt + clippy + docs        test = cargo test + import + package
 //! ```
 //! Every command exits with an error when what it looks at does not hold, and says where.
 
+mod bench; // how fast is it
 mod check; // is the code in order
 mod crash; // is nothing acknowledged ever lost
+mod dump; // what is in a file
 mod layers; // do the crates point one way
 mod package; // does what is published work for a stranger
 mod step; // one child process: announced, run, timed
@@ -28,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Format, lints and documentation, warnings as errors; and `layers` and `tidy`
     Check,
-    /// Everything the README promises: all tests, and the READMEs against the packaged crates
+    /// Everything the README promises: all tests, the import example, and the READMEs against the packaged crates
     Test,
     /// Fails when a crate depends on anything but the layer directly below it
     Layers,
@@ -36,6 +38,10 @@ enum Command {
     Tidy,
     /// Cuts the power at every storage call of random workloads, reopens, and compares with the model
     Crash(crash::Arguments),
+    /// Measures: `families` is writers of several families beside the bare disk, anything else a file in benches/benches
+    Bench(bench::Arguments),
+    /// Shows what a database file holds, or one of its pages, for people; writes nothing
+    Dump(dump::Arguments),
     /// Packages the four crates and runs the READMEs' programs against the packages
     Package,
 }
@@ -47,6 +53,8 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Tidy => tidy::run(),
         Command::Crash(arguments) => crash::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Dump(arguments) => dump::run(&arguments),
         Command::Package => package::run(),
     };
     // The chain of causes only: where in xtask it was noticed helps nobody.

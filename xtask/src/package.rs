@@ -13,15 +13,11 @@ use crate::{
     workspace::{self, FACADE, LAYERS},
 };
 use anyhow::{Context, ensure};
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsStr, fs, path::Path};
 
 /// Packages, unpacks, builds and runs.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let target = target_dir()?;
+    let target = workspace::target_dir()?;
     // Dirty is allowed so that a change can be tried before it is committed; a release is made from a clean clone.
     let mut package = vec!["package", "--locked", "--no-verify", "--allow-dirty"];
     package.extend(LAYERS.iter().flat_map(|name| ["-p", name]));
@@ -75,18 +71,6 @@ fn version(name: &str) -> anyhow::Result<String> {
     let id = Step::cargo(&["pkgid", "-p", name]).output()?;
     let (_, version) = id.trim().rsplit_once(['@', '#']).with_context(|| format!("no version in {id}"))?;
     Ok(version.to_owned())
-}
-
-/// Where cargo builds, whoever chose it.
-fn target_dir() -> anyhow::Result<PathBuf> {
-    #[derive(serde::Deserialize)]
-    struct Metadata {
-        target_directory: PathBuf,
-    }
-    let metadata = Step::cargo(&["metadata", "--no-deps", "--format-version=1"]).output()?;
-    Ok(serde_json::from_str::<Metadata>(&metadata)
-        .context("cargo metadata names no target directory")?
-        .target_directory)
 }
 
 fn path_text(path: &Path) -> anyhow::Result<&str> {

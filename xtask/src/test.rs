@@ -7,5 +7,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     // Unit, model, crash and fault tests, the programs in docstrings, and the examples compile. One run with
     // all features: they only add items, and `check` has compiled the workspace without them.
     Step::cargo(&["test", "--locked", "--workspace", "--all-features"]).run()?;
+    // The README's other command, on the smallest folder that has several extensions: it verifies itself.
+    Step::cargo(&["run", "--locked", "--release", "--example", "import", "--", "crates/spinney-alloc"]).run()?;
     package::run()
 }

@@ -1,5 +1,7 @@
 //! Where things are: the root of the workspace and the crates in it.
 
+use crate::step::Step;
+use anyhow::Context;
 use std::{
     env,
     path::{Path, PathBuf},
@@ -22,4 +24,16 @@ pub(crate) fn root() -> PathBuf {
     let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let manifest_dir = Path::new(&manifest_dir);
     manifest_dir.parent().unwrap_or(manifest_dir).to_owned()
+}
+
+/// Where cargo builds, whoever chose it.
+pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let metadata = Step::cargo(&["metadata", "--no-deps", "--format-version=1"]).output()?;
+    Ok(serde_json::from_str::<Metadata>(&metadata)
+        .context("cargo metadata names no target directory")?
+        .target_directory)
 }
