@@ -64,11 +64,17 @@ impl Appender {
         Ok(finished)
     }
 
-    /// Counts what is not counted yet, and sees that the last leaf is not too empty.
-    pub(crate) fn finish(self, edit: &mut Edit<'_>) -> Result<(), TreeError> {
-        if let Some(path) = self.path {
-            edit.settle(&path, self.uncounted, None)?;
+    /// Counts what is not counted yet, and forgets the way to the last leaf: pages may be written early now.
+    pub(crate) fn settle(&mut self, edit: &mut Edit<'_>) -> Result<(), TreeError> {
+        match self.path.take() {
+            Some(path) => edit.settle(&path, std::mem::take(&mut self.uncounted), None),
+            None => Ok(()),
         }
+    }
+
+    /// The end: the last leaf must not be too empty.
+    pub(crate) fn finish(mut self, edit: &mut Edit<'_>) -> Result<(), TreeError> {
+        self.settle(edit)?;
         match self.last_key {
             Some(key) => edit.repair(&key),
             None => Ok(()),

@@ -7,7 +7,7 @@
 use crate::{
     edit::Edit,
     error::TreeError,
-    large,
+    large_write,
     node::{Child, Node, Stored},
     root::{TableId, TreeRoot},
 };
@@ -157,7 +157,7 @@ pub(crate) fn free(edit: &mut Edit<'_>, stack: &mut Vec<Grave>, budget_pages: u6
         match next {
             Next::Nothing => {}
             Next::Grave(grave) => stack.push(grave),
-            Next::Large(large) => freed += large::free(edit.part, top.table, large)?,
+            Next::Large(large) => freed += large_write::free(edit.part, top.table, large)?,
         }
     }
     Ok(freed)

@@ -7,14 +7,14 @@
 use crate::{
     error::TreeError,
     limits::Limits,
-    node::{LargeRef, get_u16, get_u32, get_u64, layout::*, put_u16, put_u32},
+    node::{LargeRef, get_u16, get_u32, get_u64, layout::*},
     root::TableId,
     seal::is_older,
 };
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm::Crc64Nvme, checksum};
-use spinney_file::{FileError, Owner, PageNo, PagePtr, Pages, Part, Stamp};
-use std::{fmt::Write, io::Read, sync::Arc};
+use spinney_file::{Owner, PageNo, PagePtr, Pages, Stamp};
+use std::fmt::Write;
 
 /// Bytes of a value that share a checksum. A multiple of every page size.
 pub(crate) const CHUNK_BYTES: u64 = 64 << 10;
@@ -47,25 +47,25 @@ const RESERVE_BYTES_MAX: usize = 16 << 20;
 /// | crc   |    8 | CRC-64/NVME of the chunk's bytes, without what fills its last page   |
 ///
 /// Chunk `i` holds bytes `64 Ki * i` and on of the value, up to its end less `rest`. Lists hold as many chunks as they can.
-mod at {
-    pub(super) const TABLE: usize = 32;
-    pub(super) const KEY: usize = 36;
-    pub(super) const RESERVED: std::ops::Range<usize> = 38..40;
-    pub(super) const BYTES: usize = 40;
-    pub(super) const REST: usize = 48;
-    pub(super) const COUNT: usize = 52;
-    pub(super) const RECORDS: usize = 56;
-    pub(super) const CHUNK_LEN: usize = 24;
-    pub(super) const LIST_LEN: usize = 16;
-    pub(super) const BEGINS_EXTENT: u64 = 1 << 63;
+pub(crate) mod at {
+    pub(crate) const TABLE: usize = 32;
+    pub(crate) const KEY: usize = 36;
+    pub(crate) const RESERVED: std::ops::Range<usize> = 38..40;
+    pub(crate) const BYTES: usize = 40;
+    pub(crate) const REST: usize = 48;
+    pub(crate) const COUNT: usize = 52;
+    pub(crate) const RECORDS: usize = 56;
+    pub(crate) const CHUNK_LEN: usize = 24;
+    pub(crate) const LIST_LEN: usize = 16;
+    pub(crate) const BEGINS_EXTENT: u64 = 1 << 63;
 }
 
 /// Where a chunk lies.
 #[derive(Clone, Copy, Debug)]
-struct Chunk {
-    start: PagePtr,
-    begins_extent: bool,
-    crc: u64,
+pub(crate) struct Chunk {
+    pub(crate) start: PagePtr,
+    pub(crate) begins_extent: bool,
+    pub(crate) crc: u64,
 }
 
 impl Chunk {
@@ -78,7 +78,7 @@ impl Chunk {
         })
     }
 
-    fn encode(&self) -> [u8; at::CHUNK_LEN] {
+    pub(crate) fn encode(&self) -> [u8; at::CHUNK_LEN] {
         let mut out = [0; at::CHUNK_LEN];
         let page = self.start.page.get() | if self.begins_extent { at::BEGINS_EXTENT } else { 0 };
         out[..8].copy_from_slice(&page.to_le_bytes());
@@ -89,21 +89,21 @@ impl Chunk {
 }
 
 /// Chunks that a list page holds.
-fn list_capacity(page_bytes: usize) -> usize {
+pub(crate) fn list_capacity(page_bytes: usize) -> usize {
     (page_bytes - at::RECORDS) / at::CHUNK_LEN
 }
 
 /// How a value is laid out; follows from page size, key and length alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
-    chunks: usize,
+pub(crate) struct Plan {
+    pub(crate) chunks: usize,
     /// 0 when the head lists the chunks itself.
-    lists: usize,
-    rest: usize,
+    pub(crate) lists: usize,
+    pub(crate) rest: usize,
 }
 
 impl Plan {
-    fn new(page_bytes: usize, key_len: usize, bytes: u64) -> Self {
+    pub(crate) fn new(page_bytes: usize, key_len: usize, bytes: u64) -> Self {
         let room = (page_bytes - at::RECORDS - key_len) as u64;
         // All in the head; all but what the last page would hold; nothing.
         [bytes, bytes % page_bytes as u64, 0]
@@ -386,7 +386,8 @@ impl<P: Pages> LargeReader<'_, P> {
     }
 }
 
-fn small(n: u64) -> usize {
+/// A length or offset within a value, which memory has room for.
+pub(crate) fn small(n: u64) -> usize {
     usize::try_from(n).expect("an offset within a value that memory has room for")
 }
 
@@ -421,125 +422,4 @@ impl<'a, 'b, P: Pages> Lists<'a, 'b, P> {
             .map_err(|why| self.reader.corrupt(self.head.list(list).page, why))?;
         Ok(head.chunk(within))
     }
-}
-
-/// Writes a value of `bytes` bytes to pages of its own. Memory: 1 MiB or an extent, whichever is smaller.
-pub(crate) fn write(
-    part: &mut Part,
-    table: TableId,
-    key: &[u8],
-    bytes: u64,
-    value: &mut dyn Read,
-) -> Result<LargeRef, TreeError> {
-    let page_bytes = part.page_bytes();
-    let plan = Plan::new(page_bytes, key.len(), bytes);
-    let mut body_left = bytes - plan.rest as u64;
-    let mut chunks = Vec::with_capacity(plan.chunks);
-    let mut extent_want = part.max_extent_pages();
-    while body_left > 0 {
-        let pages_left = body_left.div_ceil(page_bytes as u64);
-        let (extent, pages) = allocate(part, pages_left, &mut extent_want)?;
-        let extent_bytes = (pages * page_bytes as u64).min(body_left);
-        write_extent(part, extent, extent_bytes, value, &mut chunks)?;
-        body_left -= extent_bytes;
-    }
-    assert_eq!(chunks.len(), plan.chunks, "extents are whole chunks but for the last");
-
-    let records: Vec<u8> = if plan.lists == 0 {
-        chunks.iter().flat_map(Chunk::encode).collect()
-    } else {
-        let mut pointers = Vec::with_capacity(plan.lists * at::LIST_LEN);
-        for list in chunks.chunks(list_capacity(page_bytes)) {
-            let ptr = part.allocate()?;
-            let page = part.page_mut(ptr);
-            page[KIND] = KIND_CHUNKS;
-            put_u32(page, at::TABLE, table.0 as usize);
-            page[at::BYTES..at::BYTES + 8].copy_from_slice(&bytes.to_le_bytes());
-            put_u32(page, at::COUNT, list.len());
-            for (record, chunk) in page[at::RECORDS..].chunks_exact_mut(at::CHUNK_LEN).zip(list) {
-                record.copy_from_slice(&chunk.encode());
-            }
-            pointers.extend_from_slice(&ptr.page.get().to_le_bytes());
-            pointers.extend_from_slice(&ptr.stamp.0.to_le_bytes());
-        }
-        pointers
-    };
-    let head = part.allocate()?;
-    let page = part.page_mut(head);
-    page[KIND] = KIND_HEAD;
-    page[LEVEL] = u8::from(plan.lists > 0);
-    put_u32(page, at::TABLE, table.0 as usize);
-    put_u16(page, at::KEY, key.len());
-    page[at::BYTES..at::BYTES + 8].copy_from_slice(&bytes.to_le_bytes());
-    put_u32(page, at::REST, plan.rest);
-    put_u32(page, at::COUNT, if plan.lists > 0 { plan.lists } else { plan.chunks });
-    let (key_at, rest_at) = (at::RECORDS + records.len(), at::RECORDS + records.len() + key.len());
-    page[at::RECORDS..key_at].copy_from_slice(&records);
-    page[key_at..rest_at].copy_from_slice(key);
-    read_exact(value, &mut page[rest_at..rest_at + plan.rest])?;
-    Ok(LargeRef { head, bytes })
-}
-
-/// An extent for up to `pages_left` pages: whole chunks, but for the last one of the value. When space is too scattered for
-/// a large one, smaller ones are asked for, down to one chunk.
-fn allocate(part: &mut Part, pages_left: u64, want: &mut u64) -> Result<(PagePtr, u64), TreeError> {
-    let chunk_pages = CHUNK_BYTES / part.page_bytes() as u64;
-    loop {
-        let whole_chunks = (*want / chunk_pages).max(1) * chunk_pages;
-        let pages = pages_left.min(whole_chunks);
-        match part.allocate_extent(pages) {
-            Ok(extent) => return Ok((extent, pages)),
-            Err(FileError::Full { .. }) if pages > chunk_pages => *want = pages / 2,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Fills an extent and notes its chunks.
-fn write_extent(
-    part: &mut Part,
-    extent: PagePtr,
-    bytes: u64,
-    value: &mut dyn Read,
-    chunks: &mut Vec<Chunk>,
-) -> Result<(), TreeError> {
-    const PIECE_BYTES: u64 = 1 << 20;
-    let page_bytes = part.page_bytes();
-    let mut written = 0;
-    while written < bytes {
-        let piece_bytes = small((bytes - written).min(PIECE_BYTES));
-        let mut piece = BytesMut::zeroed(piece_bytes.next_multiple_of(page_bytes));
-        read_exact(value, &mut piece[..piece_bytes])?;
-        let piece = piece.freeze();
-        let at = extent.page.get() + written / page_bytes as u64;
-        for (i, bytes) in piece[..piece_bytes].chunks(small(CHUNK_BYTES)).enumerate() {
-            let page = PageNo::new(at + i as u64 * (CHUNK_BYTES / page_bytes as u64)).expect("inside a granted extent");
-            chunks.push(Chunk {
-                start: PagePtr { page, stamp: extent.stamp },
-                begins_extent: written == 0 && i == 0,
-                crc: checksum(Crc64Nvme, bytes),
-            });
-        }
-        part.write_raw(PageNo::new(at).expect("inside a granted extent"), piece)?;
-        written += piece_bytes as u64;
-    }
-    Ok(())
-}
-
-fn read_exact(value: &mut dyn Read, into: &mut [u8]) -> Result<(), TreeError> {
-    value.read_exact(into).map_err(|error| TreeError::Source(Arc::new(error)))
-}
-
-/// Frees everything a large value has, and says how many pages that were.
-pub(crate) fn free(part: &mut Part, table: TableId, large: LargeRef) -> Result<u64, TreeError> {
-    let mut pieces = Vec::new();
-    LargeReader { pages: &*part, owner: part.owner(), table }
-        .walk(large, None, false, &mut |piece| pieces.push(piece))?;
-    for piece in &pieces {
-        match *piece {
-            Piece::Raw(start, pages) => part.free_extent(start, pages),
-            Piece::Page(ptr) => part.free(ptr),
-        }
-    }
-    Ok(pieces.iter().map(Piece::pages).sum())
 }

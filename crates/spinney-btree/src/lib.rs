@@ -22,6 +22,7 @@ mod root; // where trees begin
 // what a page holds,
 mod dump; // pages for people
 mod large; // values with pages of their own
+mod large_write; // how they come and go
 mod node; // a node as it lies in its page, and how it is searched
 mod node_mut; // changes in place
 mod run; // entries on their way into nodes

@@ -4,7 +4,7 @@ use crate::{
     edit::{Edit, Path, WRONG_COUNT, keep},
     error::TreeError,
     graveyard::Grave,
-    large,
+    large_write,
     node::{Child, Node, Stored},
     node_mut::NodeMut,
     range::Bounds,
@@ -164,7 +164,7 @@ impl Edit<'_> {
         let items: Vec<Item<'_>> = rest.map(|slot| Item::of(&old, slot)).collect();
         shape.build(self.part.page_mut(leaf), None, &items);
         for large in large_values {
-            large::free(self.part, self.table, large)?;
+            large_write::free(self.part, self.table, large)?;
         }
         Ok(())
     }

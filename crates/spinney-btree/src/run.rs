@@ -228,3 +228,74 @@ pub(crate) fn separator(left: &KeyRef<'_>, right: &KeyRef<'_>) -> Vec<u8> {
     key.truncate(left.common(right) + 1);
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE_BYTES: usize = 4096;
+
+    fn leaf(keys: &[Vec<u8>]) -> Vec<u8> {
+        let items: Vec<Item<'_>> =
+            keys.iter().map(|key| Item { key: KeyRef::whole(key), field: 1, payload: b"v" }).collect();
+        let shape = Shape { table: TableId(0), level: 0, page_bytes: PAGE_BYTES };
+        assert!(shape.fits(&items));
+        let mut page = vec![0; PAGE_BYTES];
+        shape.build(&mut page, None, &items);
+        assert_eq!(shape.bytes(&items), Node::new(&page).used());
+        assert_eq!(crate::seal::check(&page, spinney_file::Stamp(1)), Ok(()));
+        page
+    }
+
+    /// Keys that heads cannot tell apart: shorter than a head, and filled up with zeros that others really have.
+    #[test]
+    fn a_search_finds_every_key_and_every_gap() {
+        let bytes = [0u8, 1, 255];
+        let mut keys: Vec<Vec<u8>> = vec![vec![]];
+        for len in 1..=3 {
+            for n in 0..27usize {
+                keys.push((0..len).map(|i| bytes[n / 3usize.pow(i) % 3]).collect());
+            }
+        }
+        keys.extend(
+            [&b"\0\0\0\0"[..], b"\0\0\0\0\0", b"\0\0\0\0\0\0", b"\0\0\0\0\x01", b"\x01\0\0\0", b"\x01\0\0\0a"]
+                .map(Vec::from),
+        );
+        keys.sort();
+        keys.dedup();
+        for prefix in [&b""[..], b"p", b"a long one"] {
+            let keys: Vec<Vec<u8>> = keys.iter().map(|key| [prefix, key].concat()).collect();
+            // Every other key is there, all are looked for.
+            let there: Vec<Vec<u8>> = keys.iter().step_by(2).cloned().collect();
+            let page = leaf(&there);
+            let node = Node::new(&page);
+            for key in keys.iter().chain([&b"o".to_vec(), &b"q".to_vec(), &vec![]]) {
+                let want = there.binary_search(key);
+                assert_eq!(node.search(key), (want.unwrap_or_else(|at| at), want.is_ok()), "{key:?} under {prefix:?}");
+            }
+            for (slot, key) in there.iter().enumerate() {
+                assert_eq!(node.key(slot).to_vec(), *key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_separator_is_as_short_as_it_can_be() {
+        for (left, right, want) in
+            [("a", "b", "b"), ("abc", "abcd", "abcd"), ("abc", "abzz", "abz"), ("", "x", "x"), ("a", "aaaa", "aa")]
+        {
+            let separator = separator(&KeyRef::whole(left.as_bytes()), &KeyRef::whole(right.as_bytes()));
+            assert_eq!(separator, want.as_bytes());
+            assert!(left.as_bytes() < &separator[..] && &separator[..] <= right.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_longer_prefix_never_costs_more() {
+        let keys: Vec<Vec<u8>> = (0..20u8).map(|i| [&b"common"[..], &[i]].concat()).collect();
+        let page = leaf(&keys);
+        // Seven bytes each: three in the prefix, four in the head, none in a tail.
+        assert_eq!(Node::new(&page).prefix(), b"com");
+        assert_eq!(Node::new(&page).used(), 3 + 20 * (SLOT_BYTES + LEAF_FIXED + 1));
+    }
+}

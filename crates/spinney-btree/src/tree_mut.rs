@@ -4,7 +4,7 @@ use crate::{
     bulk::{Appender, inline_field, large_record},
     edit::Edit,
     error::TreeError,
-    large,
+    large_write,
     limits::Limits,
     range::{Borrowed, Bounds, Range},
     root::TreeRoot,
@@ -102,7 +102,7 @@ impl<'a> TreeMut<'a> {
             None => Ok(false),
             Some(large) => {
                 if let Some(large) = large {
-                    large::free(edit.part, edit.table, large)?;
+                    large_write::free(edit.part, edit.table, large)?;
                 }
                 Ok(true)
             }
@@ -150,7 +150,8 @@ impl<'a> TreeMut<'a> {
                 let finished_leaf = if limits.is_inline(key.len(), value.len() as u64) {
                     appender.append(edit, key, inline_field(value), value)?
                 } else {
-                    let large = large::write(edit.part, edit.table, key, value.len() as u64, &mut &*value)?;
+                    appender.settle(edit)?;
+                    let large = large_write::write(edit.part, edit.table, key, value.len() as u64, &mut &*value)?;
                     let (field, record) = large_record(&large);
                     appender.append(edit, key, field, &record)?
                 };
@@ -202,17 +203,17 @@ fn insert(edit: &mut Edit<'_>, key: &[u8], value: &[u8]) -> Result<bool, TreeErr
     }
     let (replaced, large) = edit.insert(key, inline_field(value), value)?;
     if let Some(large) = large {
-        large::free(edit.part, edit.table, large)?;
+        large_write::free(edit.part, edit.table, large)?;
     }
     Ok(replaced)
 }
 
 fn insert_large(edit: &mut Edit<'_>, key: &[u8], value_bytes: u64, value: &mut dyn Read) -> Result<bool, TreeError> {
     *edit.broken = true;
-    let (field, record) = large_record(&large::write(edit.part, edit.table, key, value_bytes, value)?);
+    let (field, record) = large_record(&large_write::write(edit.part, edit.table, key, value_bytes, value)?);
     let (replaced, large) = edit.insert(key, field, &record)?;
     if let Some(large) = large {
-        large::free(edit.part, edit.table, large)?;
+        large_write::free(edit.part, edit.table, large)?;
     }
     Ok(replaced)
 }

@@ -95,7 +95,9 @@ impl Engine {
 
     fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
         let number = newest.number + 1;
-        let (layout, grown) = self.enlarged_log()?;
+        // Without a record of its own it cannot say that the log grew.
+        let (layout, grown) =
+            if self.pipeline.is_closed() { (self.pipeline.layout(), None) } else { self.enlarged_log()? };
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
         let cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
             Ok(cut) => cut,
@@ -114,7 +116,7 @@ impl Engine {
             }
             Err(error) => {
                 self.space.map(|map| map.fail_checkpoint());
-                self.pipeline.take_back(cut.changed);
+                self.pipeline.take_back(cut);
                 Err(error)
             }
         }

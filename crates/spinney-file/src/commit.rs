@@ -13,11 +13,14 @@ use crate::{
     version::{OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
-use spinney_alloc::{Delta, Extent, Freed, PageNo, Seq, Stamp};
+use spinney_alloc::{Delta, Extent, ExtentSet, Freed, PageNo, Seq, Stamp};
 use std::io::IoSlice;
 
 /// Un-synced images start a leader by themselves when there is this much of them.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+
+/// An image in more runs than this is cheaper to sync as a whole.
+const SYNCED_RUNS_MAX: usize = 3;
 
 /// Pages ready to be written, in order.
 #[derive(Debug, Default)]
@@ -46,14 +49,17 @@ impl DirtyPages {
 }
 
 impl Engine {
-    /// Writes pages of images, coalesced, un-synced.
-    pub(crate) fn flush_images(&self, pages: &DirtyPages) -> Result<Vec<WrittenRun>, FileError> {
+    /// Writes pages of images, coalesced: un-synced, or each run durable when its write returns.
+    pub(crate) fn flush_images(&self, pages: &DirtyPages, synced: bool) -> Result<Vec<WrittenRun>, FileError> {
+        let latencies = &self.disk.counters.latencies;
         let mut flusher = Flusher {
             page_bytes: self.disk.page_bytes,
             merge: self.options.tuning.merge,
             counters: &self.disk.counters.images,
-            latency: &self.disk.counters.latencies.write,
-            write: |at, run: &[IoSlice<'_>]| self.disk.write_run(at, run),
+            latency: if synced { &latencies.sync } else { &latencies.write },
+            write: |at, run: &[IoSlice<'_>]| {
+                if synced { self.disk.write_run_sync(at, run) } else { self.disk.write_run(at, run) }
+            },
         };
         let skipped = usize::from(self.options.broken(Sabotage::ImageSkipsAPage)).min(pages.sealed.len());
         let runs = flusher.flush(&pages.sealed[skipped..], &pages.raw)?.runs;
@@ -130,9 +136,16 @@ impl Engine {
             if !part.base.exists() {
                 self.home_for(leaf)?;
             }
-            spilled |= !part.written_early.is_empty();
+            let spilled_here = !part.written_early.is_empty();
+            spilled |= spilled_here;
             let pages = part.take_private();
-            let runs = self.flush_images(&pages)?;
+            let alone = !spilled_here && durability == Durability::Immediate && self.syncs_alone(&part.written_early);
+            // A failed sync says nothing about whose bytes were lost.
+            let runs = self.flush_images(&pages, alone).inspect_err(|_| {
+                if alone {
+                    self.pipeline.poison();
+                }
+            })?;
             part.keep_frames(pages);
             let claims: Vec<RunClaim> = if spilled {
                 part.written_early.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
@@ -142,7 +155,7 @@ impl Engine {
             let allocated: Vec<Extent> = part.written_early.iter().collect();
             let pages_claimed: u64 = allocated.iter().map(|e| e.pages).sum();
             self.remember_appetite(part.owner, pages_claimed);
-            unsynced_bytes += pages_claimed * page_bytes;
+            unsynced_bytes += if alone { 0 } else { pages_claimed * page_bytes };
             let freed = coalesced(std::mem::take(&mut part.freed));
             images.push(ImagePart {
                 owner: part.owner,
@@ -179,6 +192,13 @@ impl Engine {
             part.written_early.clear();
         }
         Ok(Prepared { record, blocks, immediate: durability == Durability::Immediate, unsynced_bytes, roots, deltas })
+    }
+
+    /// Whether an Immediate image of these pages is written durably run by run: a large one in few runs. Writers then wait for
+    /// their own bytes side by side, and the leader for the log alone.
+    fn syncs_alone(&self, pages: &ExtentSet) -> bool {
+        let bytes = pages.pages() * self.disk.page_bytes as u64;
+        bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
     }
 
     /// The append was refused: the pages are nobody's.

@@ -131,12 +131,17 @@ impl Disk {
     /// Writes `bytes` at byte `at`; they are durable when it returns, and only they.
     pub(crate) fn write_sync(&self, at: u64, bytes: &[u8]) -> Result<(), FileError> {
         let begun = Instant::now();
-        let run = [IoSlice::new(bytes)];
-        let calls = write_all_sync(&*self.storage, at, &run)?;
+        self.write_run_sync(at, &[IoSlice::new(bytes)])?;
         self.counters.latencies.sync.record(begun.elapsed());
-        self.wrote(calls, &run);
-        self.io.synced_writes.fetch_add(calls, Relaxed);
         Ok(())
+    }
+
+    /// Writes adjacent buffers; they are durable when it returns, and only they. The caller takes the time.
+    pub(crate) fn write_run_sync(&self, at: u64, run: &[IoSlice<'_>]) -> Result<u64, FileError> {
+        let calls = write_all_sync(&*self.storage, at, run)?;
+        self.wrote(calls, run);
+        self.io.synced_writes.fetch_add(calls, Relaxed);
+        Ok(calls)
     }
 
     fn wrote(&self, calls: u64, run: &[IoSlice<'_>]) {

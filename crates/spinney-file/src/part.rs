@@ -13,6 +13,9 @@ use std::{collections::BTreeMap, sync::Arc};
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
 const ARENA_PAGES_MIN: u64 = 16;
 const ARENA_BYTES_MAX: u64 = 4 << 20;
+/// The budget is charged this fraction of itself at a time, at most [`CHARGE_BYTES_MAX`].
+const CHARGE_STEPS: u64 = 256;
+const CHARGE_BYTES_MAX: u64 = 256 << 10;
 /// The largest extent handed out: a larger value takes several.
 const EXTENT_BYTES_MAX: u64 = 16 << 20;
 
@@ -34,6 +37,10 @@ pub struct Part {
     /// Raw pages not yet written, by first page.
     raw: BTreeMap<u64, Bytes>,
     private_bytes: u64,
+    /// What the budget was charged for them: as much or a little more.
+    charged_bytes: u64,
+    /// What they were when the limits were looked at last.
+    relieved_bytes: u64,
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
 }
@@ -54,6 +61,8 @@ impl Part {
             dirty: FxHashMap::default(),
             raw: BTreeMap::new(),
             private_bytes: 0,
+            charged_bytes: 0,
+            relieved_bytes: 0,
             written_early: ExtentSet::default(),
             freed: Vec::new(),
             engine,
@@ -206,6 +215,10 @@ impl Part {
     /// # Errors
     /// Those of [`spill`](Part::spill).
     pub fn relieve(&mut self) -> Result<(), FileError> {
+        if self.private_bytes <= self.relieved_bytes {
+            return Ok(()); // nothing was added since the last look
+        }
+        self.relieved_bytes = self.private_bytes;
         let budget = &self.engine.budget;
         let over = self.private_bytes > self.engine.options.tuning.spill_bytes
             || self.private_bytes > self.page_len() && budget.spent(Charge::Dirty) > budget.limit() / 2;
@@ -223,8 +236,9 @@ impl Part {
         }
         let stamp = self.engine.draw_stamp()?;
         let pages = self.take_private();
-        self.engine.flush_images(&pages)?;
+        self.engine.flush_images(&pages, false)?;
         self.keep_frames(pages);
+        self.relieved_bytes = 0;
         if !self.engine.options.broken(Sabotage::SpillKeepsStamp) {
             self.stamp = stamp;
         }
@@ -313,17 +327,26 @@ impl Part {
         self.engine.disk.page_bytes as u64
     }
 
+    /// Counts private bytes. The budget, which all writers share, is charged a step ahead, so that they rarely meet there.
     fn charge(&mut self, bytes: u64) {
         self.private_bytes += bytes;
-        self.engine.budget.charge(Charge::Dirty, bytes);
-        if self.engine.budget.total() > self.engine.budget.limit() {
-            self.engine.cache.shrink_to_budget();
+        if self.private_bytes > self.charged_bytes {
+            let budget = &self.engine.budget;
+            let step = (budget.limit() / CHARGE_STEPS).clamp(self.page_len(), CHARGE_BYTES_MAX).max(bytes);
+            budget.charge(Charge::Dirty, step);
+            self.charged_bytes += step;
+            if budget.total() > budget.limit() {
+                self.engine.cache.shrink_to_budget();
+            }
         }
     }
 
     fn credit(&mut self, bytes: u64) {
         self.private_bytes -= bytes;
-        self.engine.budget.credit(Charge::Dirty, bytes);
+        if self.private_bytes == 0 {
+            self.engine.budget.credit(Charge::Dirty, self.charged_bytes);
+            self.charged_bytes = 0;
+        }
     }
 }
 

@@ -33,8 +33,8 @@ use std::{
 
 /// A group is closed when its records reach this size; more records make another group in the same sync.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Blocks never reserved by commits: for the records of a checkpoint, of its anchor and of a recovery, one more in
-/// case a checkpoint fails and is tried again, and one so that a full log and an empty one differ.
+/// Blocks never reserved by commits: for the record of a checkpoint, the two in which records of recoveries take turns, two more in
+/// case commits come between a checkpoint that fails and the next, and one so that a full log and an empty one differ.
 pub(crate) const KEPT_BLOCKS: u64 = 6;
 
 /// What a caller waits for.
@@ -68,6 +68,8 @@ pub(crate) struct Cut {
     pub(crate) deltas: Vec<Delta>,
     /// Owner table pages with changes.
     pub(crate) changed: BTreeSet<u32>,
+    /// Pages that the commits in it freed.
+    pub(crate) freed_pages: u64,
 }
 
 /// Where the log goes on after a checkpoint's group.
@@ -100,6 +102,9 @@ struct Append {
     deltas: Vec<Delta>,
     freed_pages: u64,
     changed: BTreeSet<u32>,
+    /// The newest record, when a checkpoint may cover everything up to it without a record of its own: that of a checkpoint which
+    /// failed, or of the recovery. So neither uses up the log by being repeated.
+    closing: Option<Arc<Version>>,
 }
 
 struct LogWriter {
@@ -187,6 +192,7 @@ impl Pipeline {
                 next: seq + 1,
                 freed_pages: start.freed_pages,
                 changed: start.changed,
+                closing: Some(Arc::clone(&version)),
                 ..Append::default()
             }),
             room: Mutex::new(LogRoom { blocks: start.layout.blocks(), used: start.used, reserved: 0 }),
@@ -197,7 +203,7 @@ impl Pipeline {
                 epoch: start.epoch,
                 plain: false,
                 unsynced_bytes: 0,
-                cut: None,
+                cut: Some(CutPosition { seq: version.seq, block: start.head, chain: start.chain }),
                 buffer: Vec::new(),
             }),
             leading: Mutex::new(false),
@@ -367,28 +373,39 @@ impl Pipeline {
         Ok(seq)
     }
 
-    /// Appends the record of a checkpoint and takes what it covers, in one critical section (rule 13). `log` is the layout
-    /// from here on.
+    /// Whether the newest record is one that a checkpoint may cover without a record of its own.
+    pub(crate) fn is_closed(&self) -> bool {
+        let append = self.append.lock();
+        append.closing.as_ref().is_some_and(|version| version.seq.0 + 1 == append.next)
+    }
+
+    /// Appends the record of a checkpoint, unless the newest record will do, and takes what it covers, in one critical section
+    /// (rule 13). `log` is the layout from here on; one that grew needs a record.
     pub(crate) fn append_checkpoint(&self, record: Vec<u8>, log: RingLayout) -> Result<Cut, FileError> {
-        {
-            // A checkpoint that fails leaves its record behind; the last blocks are a recovery's.
+        let has_room = {
             let room = self.room.lock();
-            if room.used + room.reserved + 4 > room.blocks {
-                return Err(FileError::Full { bytes_wanted: BLOCK_BYTES });
-            }
-        }
+            // The last blocks are a recovery's.
+            room.used + room.reserved + 4 <= room.blocks
+        };
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
         }
-        let seq = self.next_seq(&mut append);
-        let version = self.push_empty(&mut append, seq, record, Some(log));
-        append.freed_pages = 0;
+        let closing = append.closing.take().filter(|version| version.seq.0 + 1 == append.next);
+        let version = match closing {
+            Some(version) if log.blocks() == self.room.lock().blocks => version,
+            _ if !has_room => return Err(FileError::Full { bytes_wanted: BLOCK_BYTES }),
+            _ => {
+                let seq = self.next_seq(&mut append);
+                self.push_empty(&mut append, seq, record, Some(log))
+            }
+        };
         Ok(Cut {
-            seq,
+            seq: version.seq,
             version,
             deltas: std::mem::take(&mut append.deltas),
             changed: std::mem::take(&mut append.changed),
+            freed_pages: std::mem::take(&mut append.freed_pages),
         })
     }
 
@@ -421,9 +438,12 @@ impl Pipeline {
         version
     }
 
-    /// A checkpoint failed: the next one covers its owner table pages too. (The allocator keeps the deltas.)
-    pub(crate) fn take_back(&self, changed: BTreeSet<u32>) {
-        self.append.lock().changed.extend(changed);
+    /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the deltas.)
+    pub(crate) fn take_back(&self, cut: Cut) {
+        let mut append = self.append.lock();
+        append.changed.extend(cut.changed);
+        append.freed_pages += cut.freed_pages;
+        append.closing = Some(cut.version);
     }
 
     fn next_seq(&self, append: &mut MutexGuard<'_, Append>) -> Seq {
@@ -597,7 +617,9 @@ impl Pipeline {
         self.log_bytes.fetch_add(blocks * BLOCK_BYTES, Ordering::Relaxed);
         let mut room = self.room.lock();
         room.reserved -= batch.iter().map(|q| q.blocks).sum::<u64>();
-        room.used += blocks;
+        // Blocks that the log gained do not make room yet: if the log wraps around its old end, they lie behind its tail. Once
+        // the checkpoint is durable the tail is behind its record, and everything is counted anew.
+        room.used += blocks + (log.layout.blocks() - room.blocks);
         room.blocks = log.layout.blocks();
         assert!(room.used + room.reserved < room.blocks, "rule 5: the log never overtakes its own tail");
         Ok(())
@@ -680,5 +702,59 @@ impl std::fmt::Debug for Pipeline {
             .field("durable", &self.durable())
             .field("poisoned", &self.is_poisoned())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{log::Record, storage::MemStorage};
+    use spinney_alloc::Extent;
+
+    fn commit(pipeline: &Pipeline, disk: &Disk, options: &FileOptions, owners: &OwnerTable) {
+        let record = Record::Anchor.encode();
+        assert!(pipeline.reserve(1), "there is room for one");
+        let prepared =
+            Prepared { record, blocks: 1, immediate: true, unsynced_bytes: 0, roots: Vec::new(), deltas: Vec::new() };
+        let seq = pipeline.append(options, owners, prepared).unwrap();
+        pipeline.wait(disk, options, seq, Goal::Durable).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_grows_while_it_wraps_offers_no_block_before_its_tail_moves() {
+        let disk = Disk::new(Arc::new(MemStorage::new()), 4096);
+        let options = FileOptions::default();
+        let owners = OwnerTable::new(4096, Vec::new());
+        let (old, gained) = (Extent::new(10, 16).unwrap(), Extent::new(100, 16).unwrap());
+        let layout = RingLayout::new(vec![old], 4096).unwrap();
+        let pipeline = Pipeline::new(PipelineStart {
+            file_id: [1; 16],
+            layout: layout.clone(),
+            // The tail is at block 8, and the log goes on to 14.
+            head: 14,
+            used: 6,
+            chain: 0,
+            epoch: 0,
+            version: Version::at_opening(Seq(0)),
+            seq_limit: Seq(1 << 30),
+            freed_pages: 0,
+            changed: BTreeSet::new(),
+        });
+        for _ in 0..3 {
+            commit(&pipeline, &disk, &options, &owners); // 14, 15, 0
+        }
+        let larger = RingLayout::new(vec![old, gained], 4096).unwrap();
+        let record = Record::Checkpoint { log: larger.extents().to_vec() }.encode();
+        let cut = pipeline.append_checkpoint(record, larger.clone()).unwrap();
+        pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap(); // 1
+        let position = pipeline.cut_position(cut.seq);
+        assert_eq!(position.block, 2);
+        let mut reserved = 0;
+        while pipeline.reserve(1) {
+            reserved += 1;
+        }
+        assert!(position.block + reserved < 8, "{reserved} blocks before the tail at 8");
+        pipeline.free_before(position);
+        assert!(pipeline.reserve(20), "the whole ring is free but for what is kept");
     }
 }

@@ -46,8 +46,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
     if !storage.lock().map_err(failed)? {
         return Err(FileError::AlreadyOpen);
     }
-    let len = storage.len().map_err(failed)?;
-    if len > 0 {
+    if storage.len().map_err(failed)? > 0 {
         if !options.read_only {
             // After a killed process the page cache shows bytes that the disk may not have; what is served from here
             // on must survive a power cut. After a failed sync it shows bytes that the disk does not have.
@@ -55,6 +54,8 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
         }
         storage.drop_cache().map_err(failed)?;
     }
+    // Asked only now: after a failed sync even the length may not be what the disk has.
+    let len = storage.len().map_err(failed)?;
     let probe = Disk::new(Arc::clone(&storage), SLOT_BYTES);
     let superblock = match newest_superblock(&probe, len)? {
         Found::Newest(superblock, other_is_damaged) => (superblock, other_is_damaged),
@@ -142,9 +143,10 @@ fn build(
     let stamp_limit = Stamp(next_stamp.0.checked_add(ahead).ok_or(too_far)?);
     let (mut head, mut chain, epoch) = (scan.head, scan.chain, scan.epoch + 1);
     if !options.read_only && !options.broken(Sabotage::NoRecoveredRecord) {
-        let record = Record::Recovered { up_to: scan.last_seq(), seq_limit, stamp_limit };
-        chain = write_recovered(&disk, &superblock, &scan, record_seq, epoch, &record)?;
-        head = scan.layout.after(head, 1);
+        let place = RecordPlace::new(&scan);
+        let record = Record::Recovered { up_to: place.up_to, seq_limit, stamp_limit };
+        chain = write_recovered(&disk, &superblock, &scan, &place, record_seq, epoch, &record)?;
+        head = scan.layout.after(place.block, 1);
     }
     if !options.read_only && len_pages < file_pages {
         disk.allocate(len_pages * page_bytes, (file_pages - len_pages) * page_bytes)?;
@@ -193,11 +195,29 @@ fn build(
     Ok(engine)
 }
 
-/// Writes what recovery decided into the block after the last accepted group; returns the chain from there.
+/// Where recovery says what it decided.
+struct RecordPlace {
+    block: u64,
+    previous: u64,
+    up_to: Seq,
+}
+
+impl RecordPlace {
+    /// After the last accepted group; or, if that is a recovery's record, in the other of the two blocks where such records take turns.
+    fn new(scan: &Scan) -> Self {
+        match scan.decided {
+            Some(decided) => Self { block: decided.free_block, previous: decided.previous, up_to: decided.up_to },
+            None => Self { block: scan.head, previous: scan.chain, up_to: scan.last_seq() },
+        }
+    }
+}
+
+/// Writes what recovery decided; returns the chain from there.
 fn write_recovered(
     disk: &Disk,
     superblock: &Superblock,
     scan: &Scan,
+    place: &RecordPlace,
     seq: Seq,
     epoch: u64,
     record: &Record,
@@ -209,14 +229,14 @@ fn write_recovered(
     let header = GroupHeader {
         file_id: superblock.file_id,
         epoch,
-        previous: scan.chain,
+        previous: place.previous,
         first: seq,
         last: seq,
-        durable: scan.last_seq(),
+        durable: place.up_to,
         records: 1,
     };
     let chain = header.seal(&mut block, end);
-    for (at, _) in scan.layout.pieces(scan.head, 1) {
+    for (at, _) in scan.layout.pieces(place.block, 1) {
         disk.write_sync(at, &block)?;
     }
     Ok(chain)

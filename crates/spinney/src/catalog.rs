@@ -8,6 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use spinney_btree::{Bounds, Owner, Pages, Range, TableId, Tree, TreeRoot};
+use std::ops::Bound;
 
 /// The name tree as `pages` and `root` show it.
 pub(crate) struct Names<'a, P> {
@@ -56,7 +57,17 @@ impl<P: Pages + Clone> Names<'_, P> {
 
     /// All families by name.
     pub(crate) fn families(&self) -> impl Iterator<Item = Result<(String, Owner)>> {
-        self.range(prefix_range(names::FAMILY_PREFIX)).map(|entry| {
+        self.families_in(prefix_range(names::FAMILY_PREFIX))
+    }
+
+    /// The families behind a name; behind the empty name are all.
+    pub(crate) fn families_behind(&self, name: &str) -> impl Iterator<Item = Result<(String, Owner)>> {
+        let (_, end) = prefix_range(names::FAMILY_PREFIX);
+        self.families_in((Bound::Excluded(names::family_key(name)), end))
+    }
+
+    fn families_in(&self, bounds: Bounds) -> impl Iterator<Item = Result<(String, Owner)>> {
+        self.range(bounds).map(|entry| {
             let (key, value) = entry?;
             let name = names::name_in_key(&key, names::FAMILY_PREFIX.len())?;
             Ok((name.to_owned(), FamilyRecord::decode(&value)?.owner))

@@ -23,6 +23,9 @@ pub struct Report {
     pub extent_pages: u64,
     /// Pages that wait to be freed.
     pub graveyard_pages: u64,
+    /// Pages that the space map counts as used, if nothing was committed during the check: then they are the ones
+    /// that were reached, and a difference is a problem.
+    pub used_pages: Option<u64>,
     /// What does not fit.
     pub problems: Vec<Problem>,
 }
@@ -31,6 +34,14 @@ impl Report {
     /// Whether nothing was wrong.
     pub fn is_sound(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// Compares what was reached with what counts as used.
+    fn account(&mut self, used: u64) {
+        self.used_pages = Some(used);
+        if self.pages() != used && self.is_sound() {
+            self.problems.push(Problem::SpaceMap { reached: self.pages(), used });
+        }
     }
 
     /// All pages that families reach.
@@ -52,6 +63,13 @@ pub enum Problem {
         /// The family that reached it a second time.
         family: String,
     },
+    /// The space map counts more pages as used than families reach, or fewer.
+    SpaceMap {
+        /// Pages that families reach.
+        reached: u64,
+        /// Pages that count as used.
+        used: u64,
+    },
     /// The records of names do not agree with each other.
     Names {
         /// What does not fit.
@@ -64,6 +82,7 @@ impl fmt::Display for Problem {
         match self {
             Self::Damaged(error) => error.fmt(f),
             Self::SharedPage { page, family } => write!(f, "page {page} is reached a second time by family `{family}`"),
+            Self::SpaceMap { reached, used } => write!(f, "families reach {reached} pages and {used} count as used"),
             Self::Names { why } => write!(f, "names do not agree: {why}"),
         }
     }
@@ -92,13 +111,26 @@ impl PageSet {
 
 impl Database {
     /// Verifies every family of one snapshot while everybody goes on working: order, separators, counts, levels, pointers,
-    /// large values, graveyards, names; and that no page is reached twice. Reads every page, so it costs as much as a
+    /// large values, graveyards, names; that no page is reached twice; and, if nobody commits meanwhile, that the
+    /// pages reached are those that count as used. Makes a checkpoint and reads every page, so it costs as much as a
     /// full scan. What is wrong is reported, not returned as an error.
     ///
     /// # Errors
     /// Errors that are not about the content: [`Error::Closed`], [`Error::Io`].
     pub fn check(&self) -> Result<Report> {
-        Check::new(self).run()
+        let file = &self.core().file;
+        // The space map learns of commits in a checkpoint. Where there can be none, pages are not counted against it.
+        let counted = file.checkpoint().ok();
+        let check = Check::new(self);
+        let mut report = check.run()?;
+        let own = file.own_extents().map_err(|error| self.core().lift(error.into()))?;
+        let own: u64 = own.iter().map(|extent| extent.pages).sum();
+        let after = file.stats();
+        // Behind a checkpoint's own record comes one that closes it: more than that is a commit.
+        if counted.is_some_and(|counted| after.appended.0 <= counted.0 + 1) {
+            report.account((after.pages.used + after.pages.permanent).saturating_sub(own));
+        }
+        Ok(report)
     }
 }
 

@@ -75,7 +75,7 @@ impl Core {
     }
 
     /// A family's newest name as far as a handle knows it, else its number.
-    fn name_of(&self, owner: Owner) -> String {
+    pub(crate) fn name_of(&self, owner: Owner) -> String {
         self.known(owner).map_or_else(|| format!("#{}", owner.0), |shared| shared.name().to_string())
     }
 
@@ -234,8 +234,12 @@ impl Database {
         };
         let db = Self { shared: Arc::new(Shared { core: Arc::new(core), maintainer: Maintainer::default() }) };
         if !db.core().options.read_only {
-            for owner in db.snapshot().dropped_owners()? {
+            let snapshot = db.snapshot();
+            for owner in snapshot.dropped_owners()? {
                 db.core().work.add_dropped(owner);
+            }
+            if !snapshot.names()?.root.is_empty() {
+                db.core().work.search_all();
             }
             db.nudge_maintenance();
         }

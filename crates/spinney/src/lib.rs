@@ -42,21 +42,18 @@ pub use crate::{
     options::Options,
     range::{Keys, Range},
     snapshot::Snapshot,
-    stats::{AllocStats, CacheStats, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, Stats, TreeStats},
+    stats::{HeldSnapshot, Space, Stats, TreeStats},
     table_txn::TableTxn,
     transaction::WriteTransaction,
     typed::{TypedKeyRange, TypedRange, TypedTable, TypedTxn, TypedView},
     value::Value,
 };
+pub use spinney_btree::{
+    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, PageNo, Seq,
+    SnapshotInfo, Tuning,
+};
 #[cfg(feature = "testing")]
-pub use spinney_btree::Storage;
-pub use spinney_btree::{Durability, PageNo, Seq, SnapshotInfo, Tuning};
-
-/// What tests of programs on Spinney need: a disk whose power can be cut, and every image a crash may leave.
-#[cfg(feature = "testing")]
-pub mod testing {
-    pub use spinney_btree::{
-        CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
-        Recording, Sabotage, SimDisk, Tuning, WriteObserver,
-    };
-}
+pub use spinney_btree::{
+    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, MemStorage,
+    PowerCut, Recording, Sabotage, SimDisk, Storage, WriteObserver,
+};

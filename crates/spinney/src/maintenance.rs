@@ -1,5 +1,8 @@
 //! Freeing in the background: the pages of dropped families and of whole subtrees that were removed.
 //!
+//! What waits is known from commits; what an earlier opening of the file left is found by looking at each family once, when
+//! there is nothing else to do.
+//!
 //! A drop or a range removal costs O(height): the tree hands what it cut off to its family's graveyard. From there
 //! pages are freed a budget at a time, by the family's own commits and by the thread here, which takes a family's writer
 //! slot only when it is free.
@@ -8,9 +11,10 @@
 //! database waits for the step under way: **a maintained database can be dropped and opened again at once**.
 
 use crate::{
-    database::{Core, Database, HOUSEKEEPING},
+    database::{Core, Database, HOUSEKEEPING, NAMES},
     error::{Error, Result},
     names,
+    snapshot::Snapshot,
 };
 use parking_lot::{Condvar, Mutex};
 use spinney_btree::{FamilyTxn, FileError, Owner, TableId, TreeError, Wait};
@@ -44,7 +48,22 @@ struct WorkLists {
     unreadable: BTreeSet<Owner>,
     /// Where the last step was: the next one goes on behind it, so that every family gets its turn.
     last: Option<Owner>,
+    /// How far families have been looked at for what an earlier opening left.
+    search: Search,
 }
+
+/// The search through all families, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Search {
+    /// Everything behind this name is to be looked at.
+    Behind(String),
+    /// Nothing is to be found: the file was new, or everything has been looked at.
+    #[default]
+    Over,
+}
+
+/// Families looked at per step.
+const FAMILIES_PER_STEP: usize = 64;
 
 impl Work {
     pub(crate) fn add_graves(&self, owner: Owner) {
@@ -69,10 +88,24 @@ impl Work {
         lists.graves.union(&lists.dropped).filter(|owner| !lists.unreadable.contains(owner)).count() as u64
     }
 
-    fn done(&self, owner: Owner) {
+    /// There may be graveyards that an earlier opening left.
+    pub(crate) fn search_all(&self) {
+        self.0.lock().search = Search::Behind(String::new());
+    }
+
+    /// Whether a step would find something to do.
+    fn is_waiting(&self) -> bool {
+        self.families_waiting() > 0 || self.0.lock().search != Search::Over
+    }
+
+    /// A family's graveyard is empty; if it was dropped, so is its record of it. One that was dropped during
+    /// the step that emptied its graveyard still has a record.
+    fn done(&self, owner: Owner, was_dropped: bool) {
         let mut lists = self.0.lock();
         lists.graves.remove(&owner);
-        lists.dropped.remove(&owner);
+        if was_dropped {
+            lists.dropped.remove(&owner);
+        }
     }
 
     /// The next family in turn, and whether it was dropped.
@@ -92,6 +125,8 @@ impl Work {
 enum Step {
     /// Pages were freed; there may be more.
     Freed(u64),
+    /// Families were looked at.
+    Looked,
     /// A writer has the family; try later.
     Busy,
     /// Nothing waits.
@@ -100,8 +135,8 @@ enum Step {
 
 impl Core {
     /// Frees up to `pages` pages of the next family in turn.
-    fn maintain(&self, pages: u64) -> Result<Step> {
-        let Some((owner, is_dropped)) = self.work.next() else { return Ok(Step::Idle) };
+    fn maintain(self: &Arc<Self>, pages: u64) -> Result<Step> {
+        let Some((owner, is_dropped)) = self.work.next() else { return self.search() };
         match self.collect(owner, is_dropped, pages) {
             Err(TreeError::File(FileError::Busy { .. })) => Ok(Step::Busy),
             Err(error) => {
@@ -110,6 +145,29 @@ impl Core {
             }
             Ok(step) => Ok(step),
         }
+    }
+
+    /// Looks at the next few families for what an earlier opening left.
+    fn search(self: &Arc<Self>) -> Result<Step> {
+        let Search::Behind(last) = self.work.0.lock().search.clone() else { return Ok(Step::Idle) };
+        let snapshot = Snapshot::new(self, None);
+        if last.is_empty() && snapshot.has_graves(NAMES)? {
+            self.work.add_graves(NAMES);
+        }
+        let mut search = Search::Over;
+        for (looked, found) in snapshot.names()?.families_behind(&last).enumerate() {
+            let (name, owner) = found?;
+            // A family that does not read is for its own readers to report.
+            if snapshot.has_graves(owner).unwrap_or(false) {
+                self.work.add_graves(owner);
+            }
+            if looked + 1 == FAMILIES_PER_STEP {
+                search = Search::Behind(name);
+                break;
+            }
+        }
+        self.work.0.lock().search = search;
+        Ok(Step::Looked)
     }
 
     fn collect(&self, owner: Owner, is_dropped: bool, pages: u64) -> Result<Step, TreeError> {
@@ -137,7 +195,7 @@ impl Core {
         }
         txn.commit(HOUSEKEEPING)?;
         if is_done {
-            self.work.done(owner);
+            self.work.done(owner, is_dropped);
         }
         Ok(if freed == 0 && !is_done { Step::Busy } else { Step::Freed(freed) })
     }
@@ -146,7 +204,7 @@ impl Core {
 impl Database {
     /// Frees up to `pages` pages that dropped families and removed ranges left behind, and says how many. The background
     /// does it by itself unless [`Options::background`](crate::Options::background) is off. Families that are being written
-    /// are passed over.
+    /// are passed over. 0 means that nothing waits, or only for writers.
     ///
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::Io`]: the family is then left alone until the database is opened again;
@@ -157,6 +215,7 @@ impl Database {
         while freed < pages {
             match self.core().maintain(PAGES_PER_STEP.min(pages - freed))? {
                 Step::Freed(more) => freed += more,
+                Step::Looked => {}
                 Step::Busy if busy_left > 0 => busy_left -= 1,
                 Step::Busy | Step::Idle => break,
             }
@@ -188,7 +247,7 @@ struct State {
 impl Maintainer {
     /// Starts the thread if there is work and none runs.
     pub(crate) fn nudge(&self, core: &Arc<Core>) {
-        if core.work.families_waiting() == 0 {
+        if !core.work.is_waiting() {
             return;
         }
         let mut state = self.signal.state.lock();
@@ -228,9 +287,9 @@ fn run(core: &Weak<Core>, signal: &Signal) {
         let step = core.maintain(PAGES_PER_STEP);
         let mut state = signal.state.lock();
         let is_over = match &step {
-            Ok(Step::Freed(_) | Step::Busy) => false,
+            Ok(Step::Freed(_) | Step::Looked | Step::Busy) => false,
             // Asked again under the lock: a nudge that came meanwhile has seen a running thread.
-            Ok(Step::Idle) => core.work.families_waiting() == 0,
+            Ok(Step::Idle) => !core.work.is_waiting(),
             Err(Error::Poisoned | Error::Closed | Error::ReadOnly | Error::OutcomeUnknown { .. }) => true,
             // That family was given up; the others go on.
             Err(_) => false,

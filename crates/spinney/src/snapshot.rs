@@ -328,6 +328,13 @@ impl Snapshot {
         self.lift(TreeRoot::decode(&bytes).map_err(|why| TreeError::BadRoot { owner, why })).map(Some)
     }
 
+    /// Whether something in a family waits to be freed: graves come behind all tables in its directory.
+    pub(crate) fn has_graves(&self, owner: Owner) -> Result<bool> {
+        let directory = self.family_root(owner)?.tables;
+        let last = self.lift(Tree::new(&self.pages, owner, TableId::DIRECTORY, directory).last())?;
+        Ok(last.is_some_and(|(key, _)| key.len() > size_of::<u32>()))
+    }
+
     /// Where a table begins in this snapshot.
     pub(crate) fn root(&self, place: &impl Place) -> Result<TreeRoot> {
         let (family, table) = (place.as_family(), TableId(place.table_id()));

@@ -328,7 +328,7 @@ impl WriteTransaction {
     /// Tells handles and background what was committed.
     fn take_effect(&mut self) {
         let core = self.db.core();
-        for member in &self.members {
+        for member in self.members.iter().chain(&self.names) {
             if member.has_graves && !member.is_dropped {
                 core.work.add_graves(member.shared.owner);
             }
@@ -430,8 +430,10 @@ impl WriteTransaction {
             return Ok(());
         }
         let core = Arc::clone(self.db.core());
-        let part = self.file.as_mut().expect(ENDED).join_names(self.wait);
-        let part = part.map_err(|error| core.lift(error.into()))?;
+        let (file, wait) = (self.file.as_mut().expect(ENDED), self.wait);
+        let joined = patiently(std::slice::from_ref(&core.names), wait, || file.join_names(wait).map(drop));
+        joined.map_err(|error| core.lift(error.into()))?;
+        let part = file.part(NAMES).expect("just joined");
         core.names.set_holder();
         self.names = Some(Member::new(Arc::clone(&core.names), part).map_err(|error| core.lift(error))?);
         Ok(())
@@ -461,18 +463,27 @@ impl Effect {
     }
 }
 
-/// Takes the writer slots. A caller who does not want to wait still waits for the background to finish its step:
-/// that is no writer anybody knows of.
+/// Takes the writer slots.
 fn take_slots(core: &Core, families: &[Arc<FamilyShared>], wait: Wait) -> Result<WriteTxn, FileError> {
     let owners: Vec<Owner> = families.iter().map(|shared| shared.owner).collect();
+    patiently(families, wait, || core.file.begin(&owners, wait))
+}
+
+/// Takes slots for somebody who does not want to wait, who still waits for the background to finish its step:
+/// that is no writer anybody knows of.
+fn patiently<T>(
+    families: &[Arc<FamilyShared>],
+    wait: Wait,
+    mut take: impl FnMut() -> Result<T, FileError>,
+) -> Result<T, FileError> {
     loop {
-        match core.file.begin(&owners, wait) {
+        match take() {
             Err(FileError::Busy { owner, held_for }) if wait == Wait::Never => {
                 let family = families.iter().find(|shared| shared.owner == owner);
-                if !family.is_some_and(|family| family.in_maintenance.is_locked()) {
-                    return Err(FileError::Busy { owner, held_for });
+                match family.filter(|family| family.in_maintenance.is_locked()) {
+                    Some(family) => drop(family.in_maintenance.lock()),
+                    None => return Err(FileError::Busy { owner, held_for }),
                 }
-                drop(family.map(|family| family.in_maintenance.lock()));
             }
             taken => return taken,
         }

@@ -7,8 +7,8 @@
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{
-    Database, Durability, Family, Options, Result, Snapshot, WriteTransaction,
-    testing::{EnumerationLimits, Image, Recording, SimDisk, Tuning},
+    Database, Durability, EnumerationLimits, Family, Image, Options, Recording, Result, SimDisk, Snapshot, Tuning,
+    WriteTransaction,
 };
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,8 @@ use std::{
 };
 
 /// Family -> key -> value.
-type World = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+type World = BTreeMap<String, Entries>;
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const FAMILIES: [&str; 4] = ["orders", "stock", "log", "people"];
 const ACKNOWLEDGED: u64 = 1 << 32;
@@ -33,6 +34,7 @@ fn options(seed: u64) -> Options {
         log_bytes: 16 * 4096,
         log_bytes_max: 32 * 4096,
         checkpoint_after_freed_bytes: 60 * 4096,
+        sync_alone_bytes: if seed.is_multiple_of(2) { 5 * 4096 } else { u64::MAX },
         sync_first_bytes: 12 * 4096,
         sync_first_eventual_bytes: 24 * 4096,
         spill_bytes: if seed.is_multiple_of(3) { 6 * 4096 } else { u64::MAX },
@@ -82,7 +84,7 @@ struct Workload {
     db: Option<Database>,
     world: World,
     states: Vec<u64>,
-    held: Vec<(Snapshot, Vec<(Family, BTreeMap<Vec<u8>, Vec<u8>>)>)>,
+    held: Vec<(Snapshot, Vec<(Family, Entries)>)>,
     options: Options,
 }
 

@@ -36,6 +36,7 @@ enum Step {
     Maintain(u64),
     Check,
     Checkpoint,
+    Reclaim,
     Reopen { close: bool },
 }
 
@@ -136,6 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1u64..40).prop_map(Step::Maintain),
         1 => Just(Step::Check),
         1 => Just(Step::Checkpoint),
+        1 => Just(Step::Reclaim),
         1 => any::<bool>().prop_map(|close| Step::Reopen { close }),
     ]
 }
@@ -150,6 +152,7 @@ struct Pair {
     ghosts: Vec<Family>,
     held: Vec<Held>,
     options: Options,
+    background: bool,
     path: PathBuf,
 }
 
@@ -163,10 +166,11 @@ struct Held {
 }
 
 impl Pair {
-    fn new(options: Options, path: PathBuf) -> Result<Self> {
+    fn new(background: bool, path: PathBuf) -> Result<Self> {
+        let options = Options::new().memory_budget(64 * 4096).background(background);
         let db = options.clone().open(&path)?;
         let (world, handles, ghosts, held) = Default::default();
-        Ok(Self { db, world, handles, ghosts, held, options, path })
+        Ok(Self { db, world, handles, ghosts, held, options, background, path })
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -222,6 +226,7 @@ impl Pair {
             Step::Maintain(pages) => drop(self.db.maintain(*pages)?),
             Step::Check => self.check()?,
             Step::Checkpoint => drop(self.db.checkpoint()?),
+            Step::Reclaim => drop(self.db.reclaim(1 << 20)?),
             Step::Reopen { close } => {
                 self.held.clear();
                 self.ghosts.clear();
@@ -260,6 +265,7 @@ impl Pair {
         }
         let report = self.db.check()?;
         assert!(report.is_sound(), "{:?}", report.problems);
+        assert!(report.used_pages.is_some() || self.background, "nobody commits during a check");
         let entries: usize = self.world.values().flat_map(BTreeMap::values).map(BTreeMap::len).sum();
         assert!(report.entries >= entries as u64, "names have entries too");
         Ok(())
@@ -534,18 +540,15 @@ fn rename<V>(map: &mut BTreeMap<String, V>, from: &str, to: &str) {
 }
 
 fn run(steps: &[Step], background: bool) -> Result<()> {
-    let options = Options::new().memory_budget(64 * 4096).background(background);
     let folder = tempfile::tempdir().unwrap();
-    let mut pair = Pair::new(options, folder.path().join("model.spinney"))?;
+    let mut pair = Pair::new(background, folder.path().join("model.spinney"))?;
     for step in steps {
         pair.step(step)?;
     }
     pair.check()?;
     // Once nobody holds on to it, everything that was dropped or removed is freed.
     (pair.held, pair.ghosts) = Default::default();
-    while pair.db.stats()?.families_waiting > 0 {
-        pair.db.maintain(1000)?;
-    }
+    while pair.db.maintain(1000)? > 0 || pair.db.stats()?.families_waiting > 0 {}
     pair.check()?;
     let report = pair.db.check()?;
     assert_eq!(report.graveyard_pages, 0);

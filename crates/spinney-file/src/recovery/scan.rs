@@ -35,6 +35,18 @@ struct GroupEnd {
     chain: u64,
     epoch: u64,
     layout: RingLayout,
+    decided: Option<Decided>,
+}
+
+/// The log ends with the record of a recovery. The next recovery's record takes its turn with it in two blocks and chains from the
+/// same group, so that opening the file again and again, or crashing every time, does not use up the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decided {
+    /// What that recovery decided; as nothing was appended since, it still holds.
+    pub(super) up_to: Seq,
+    /// The block that the newer of the two records is not in, and what a record there chains from.
+    pub(super) free_block: u64,
+    pub(super) previous: u64,
 }
 
 /// What the log says, decided.
@@ -50,6 +62,7 @@ pub(super) struct Scan {
     pub(super) epoch: u64,
     pub(super) seq_limit: Seq,
     pub(super) stamp_limit: Stamp,
+    pub(super) decided: Option<Decided>,
 }
 
 impl Scan {
@@ -61,7 +74,8 @@ impl Scan {
         superblock: &Superblock,
         other_is_damaged: bool,
     ) -> Result<Self, FileError> {
-        let mut reader = Reader { disk, superblock, commits: Vec::new(), ends: Vec::new(), durable: superblock.seq };
+        let mut reader =
+            Reader { disk, superblock, commits: Vec::new(), ends: Vec::new(), durable: superblock.seq, decision: None };
         let mut scan = Self {
             commits: Vec::new(),
             last: superblock.seq,
@@ -71,6 +85,7 @@ impl Scan {
             epoch: superblock.epoch,
             seq_limit: superblock.seq_limit,
             stamp_limit: superblock.stamp_limit,
+            decided: None,
         };
         reader.accept_groups(&mut scan)?;
         if other_is_damaged && reader.ends.is_empty() && !options.broken(Sabotage::AnySuperblock) {
@@ -116,6 +131,8 @@ struct Reader<'a> {
     ends: Vec<GroupEnd>,
     /// The newest commit that some accepted group knows to have been durable.
     durable: Seq,
+    /// What the group just decoded decided, if it is the record of a recovery.
+    decision: Option<Seq>,
 }
 
 impl Reader<'_> {
@@ -147,13 +164,22 @@ impl Reader<'_> {
         }
         let mut blocks_seen = 0;
         while blocks_seen < scan.layout.blocks() {
-            let Some((blocks, bytes)) = self.group_at(&scan.layout, scan.head)? else { return Ok(()) };
-            let Some((header, chain, records)) = GroupHeader::open(&bytes, &self.superblock.file_id) else {
-                return Ok(());
-            };
-            if header.previous != scan.chain || header.epoch < scan.epoch || header.first <= scan.last {
-                return Ok(());
+            let (previous, block) = (scan.chain, scan.head);
+            let mut free_block = scan.layout.after(block, 1);
+            let mut next = self.group_at(&scan.layout, block)?;
+            next = next.filter(|(_, bytes)| self.following_group(scan, bytes).is_some());
+            let recovery = next.as_ref().and_then(|(_, bytes)| self.recovery_in(scan, bytes));
+            if next.is_none() || recovery.is_some() {
+                // Of two records of recoveries that took turns only the newer counts.
+                let other = self.read_blocks(&scan.layout, free_block, 1)?;
+                if self.recovery_in(scan, &other) > recovery {
+                    scan.head = std::mem::replace(&mut free_block, block);
+                    next = Some((1, other));
+                    blocks_seen += 1;
+                }
             }
+            let Some((blocks, bytes)) = next else { return Ok(()) };
+            let Some((header, chain, records)) = self.following_group(scan, &bytes) else { return Ok(()) };
             let follows = header.first.0 == scan.last.0 + 1;
             let Some((decoded, layout)) = self.decode(&header, records, follows, scan)? else { return Ok(()) };
             self.durable = self.durable.max(header.durable);
@@ -164,6 +190,7 @@ impl Reader<'_> {
             scan.last = header.last;
             scan.chain = chain;
             scan.epoch = header.epoch;
+            scan.decided = self.decision.take().map(|up_to| Decided { up_to, free_block, previous });
             blocks_seen += blocks;
             self.ends.push(GroupEnd {
                 last: scan.last,
@@ -171,9 +198,25 @@ impl Reader<'_> {
                 chain,
                 epoch: scan.epoch,
                 layout: scan.layout.clone(),
+                decided: scan.decided,
             });
         }
         Ok(())
+    }
+
+    /// The group, if it is whole and follows what was accepted so far.
+    fn following_group<'a>(&self, scan: &Scan, bytes: &'a [u8]) -> Option<(GroupHeader, u64, &'a [u8])> {
+        let group = GroupHeader::open(bytes, &self.superblock.file_id)?;
+        let header = group.0;
+        let follows = header.previous == scan.chain && header.epoch >= scan.epoch && header.first > scan.last;
+        follows.then_some(group)
+    }
+
+    /// The epoch of the group, if it is the record of a recovery that follows what was accepted so far.
+    fn recovery_in(&self, scan: &Scan, bytes: &[u8]) -> Option<u64> {
+        let (header, _, records) = self.following_group(scan, bytes)?;
+        let record = Record::decode(records, self.superblock.page_bytes);
+        matches!(record, Some((Record::Recovered { .. }, []))).then_some(header.epoch)
     }
 
     /// The commits of one group, and the log's layout after it; `None` when the group does not follow.
@@ -197,6 +240,7 @@ impl Reader<'_> {
                     // An earlier recovery's decision holds: what it dropped stays dropped, what it kept was synced.
                     self.commits.retain(|commit| commit.seq <= up_to);
                     self.durable = self.durable.max(up_to);
+                    self.decision = Some(up_to);
                     scan.seq_limit = scan.seq_limit.max(seq_limit);
                     scan.stamp_limit = scan.stamp_limit.max(stamp_limit);
                 }
@@ -234,6 +278,7 @@ impl Reader<'_> {
                 // The group itself stays: what follows it is what recovery writes.
                 (scan.head, scan.chain, scan.epoch) = (end.head, end.chain, end.epoch);
                 scan.layout = end.layout.clone();
+                scan.decided = end.decided;
                 assert!(end.last >= commit.seq, "a commit lies in its group");
                 return Ok(());
             }
