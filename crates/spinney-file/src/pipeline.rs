@@ -109,6 +109,8 @@ struct Append {
 
 struct LogWriter {
     layout: RingLayout,
+    /// The block where a recovery would begin to read.
+    tail: u64,
     head: u64,
     chain: u64,
     epoch: u64,
@@ -171,8 +173,9 @@ pub(crate) struct Pipeline {
 pub(crate) struct PipelineStart {
     pub(crate) file_id: LogId,
     pub(crate) layout: RingLayout,
+    /// Where the log of the newest checkpoint begins, and where the next group goes.
+    pub(crate) tail: u64,
     pub(crate) head: u64,
-    pub(crate) used: u64,
     pub(crate) chain: u64,
     pub(crate) epoch: u64,
     pub(crate) version: Version,
@@ -195,8 +198,13 @@ impl Pipeline {
                 closing: Some(Arc::clone(&version)),
                 ..Append::default()
             }),
-            room: Mutex::new(LogRoom { blocks: start.layout.blocks(), used: start.used, reserved: 0 }),
+            room: Mutex::new(LogRoom {
+                blocks: start.layout.blocks(),
+                used: start.layout.distance(start.tail, start.head),
+                reserved: 0,
+            }),
             log: Mutex::new(LogWriter {
+                tail: start.tail,
                 layout: start.layout,
                 head: start.head,
                 chain: start.chain,
@@ -617,9 +625,9 @@ impl Pipeline {
         self.log_bytes.fetch_add(blocks * BLOCK_BYTES, Ordering::Relaxed);
         let mut room = self.room.lock();
         room.reserved -= batch.iter().map(|q| q.blocks).sum::<u64>();
-        // Blocks that the log gained do not make room yet: if the log wraps around its old end, they lie behind its tail. Once
-        // the checkpoint is durable the tail is behind its record, and everything is counted anew.
-        room.used += blocks + (log.layout.blocks() - room.blocks);
+        // Not one more than before: a log that grew while it was wrapped has its new blocks between tail and head, and they are
+        // of no use until the tail has moved.
+        room.used = log.layout.distance(log.tail, log.head);
         room.blocks = log.layout.blocks();
         assert!(room.used + room.reserved < room.blocks, "rule 5: the log never overtakes its own tail");
         Ok(())
@@ -637,8 +645,9 @@ impl Pipeline {
     pub(crate) fn free_before(&self, cut: CutPosition) {
         let mut log = self.log.lock();
         log.epoch += 1;
+        log.tail = cut.block;
         let mut room = self.room.lock();
-        room.used = log.layout.distance(cut.block, log.head);
+        room.used = log.layout.distance(log.tail, log.head);
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -732,7 +741,7 @@ mod tests {
             layout: layout.clone(),
             // The tail is at block 8, and the log goes on to 14.
             head: 14,
-            used: 6,
+            tail: 8,
             chain: 0,
             epoch: 0,
             version: Version::at_opening(Seq(0)),

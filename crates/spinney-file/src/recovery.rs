@@ -154,7 +154,6 @@ fn build(
 
     let (mut version, changed, freed_pages) = replay(&disk, &options, &space, &owners, &superblock, &scan)?;
     version.seq = record_seq;
-    let used = scan.layout.distance(superblock.log_start, head);
     let budget = Arc::new(Budget::new(options.budget_bytes));
     let mut newest = superblock.clone();
     newest.seq_limit = seq_limit;
@@ -169,8 +168,8 @@ fn build(
         pipeline: Pipeline::new(PipelineStart {
             file_id: superblock.file_id,
             layout: scan.layout.clone(),
+            tail: superblock.log_start,
             head,
-            used,
             chain,
             epoch,
             version,

@@ -7,7 +7,7 @@ use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
 pub(crate) const KIND_MAP_REGION: u8 = 1;
 pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
 /// The file grows by at least this many pages at a time, and by at most [`GROWTH_BYTES_MAX`] ahead of need.
-const GROWTH_PAGES_MIN: u64 = 32;
+const GROWTH_PAGES_MIN: u64 = 16;
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 
 /// The shared map behind its short lock.

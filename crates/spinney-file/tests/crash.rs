@@ -1,9 +1,11 @@
 //! The paged file on a disk whose power is cut at every call: what was acknowledged is there, whole, and nothing else. And
 //! the same over engines broken on purpose: each is noticed.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
 #[path = "crash/canaries.rs"]
-mod canaries;
-mod support; // one broken engine for each rule
+mod canaries; // one broken engine for each rule
+mod support;
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney_file::EnumerationLimits;

@@ -1,6 +1,8 @@
 //! Each call to the storage fails in turn, once or from then on: never a panic, never wrong data, never a lost page, and a
 //! way back in the end.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
+
 mod support;
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};

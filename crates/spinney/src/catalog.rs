@@ -4,7 +4,7 @@ use crate::{
     database::{Core, NAMES},
     error::Result,
     key_range::prefix_range,
-    names::{self, Counters, FamilyRecord, OwnerRecord, TableRecord},
+    names::{self, Counters, FamilyId, FamilyRecord, FreeRecord, OwnerRecord, TableRecord},
 };
 use bytes::Bytes;
 use spinney_btree::{Bounds, Owner, Pages, Range, TableId, Tree, TreeRoot};
@@ -32,14 +32,25 @@ impl<P: Pages + Clone> Names<'_, P> {
         self.get(&names::counters_key())?.map_or(Ok(Counters::FIRST), |bytes| Counters::decode(&bytes))
     }
 
-    pub(crate) fn owner_named(&self, name: &str) -> Result<Option<Owner>> {
+    /// Which family has this name.
+    pub(crate) fn family_named(&self, name: &str) -> Result<Option<FamilyId>> {
         let record = self.get(&names::family_key(name))?;
-        record.map(|bytes| FamilyRecord::decode(&bytes)).transpose().map(|record| record.map(|record| record.owner))
+        record.map(|bytes| FamilyRecord::decode(&bytes)).transpose().map(|record| record.map(|record| record.id))
     }
 
-    pub(crate) fn name_of(&self, owner: Owner) -> Result<Option<String>> {
-        let record = self.get(&names::owner_key(owner))?;
-        record.map(|bytes| OwnerRecord::decode(&bytes)).transpose().map(|record| record.map(|record| record.name))
+    /// The name of a family, if it exists.
+    pub(crate) fn name_of(&self, id: FamilyId) -> Result<Option<String>> {
+        let record = self.get(&names::owner_key(id.owner))?.map(|bytes| OwnerRecord::decode(&bytes)).transpose()?;
+        Ok(record.filter(|record| record.generation == id.generation).map(|record| record.name))
+    }
+
+    /// Owners that can be used again, and the generation of their next family.
+    pub(crate) fn free_owners(&self) -> impl Iterator<Item = Result<FamilyId>> {
+        self.range(prefix_range(names::FREE_PREFIX)).map(|entry| {
+            let (key, value) = entry?;
+            let generation = FreeRecord::decode(&value)?.generation;
+            Ok(FamilyId { owner: names::owner_in_key(&key)?, generation })
+        })
     }
 
     pub(crate) fn table(&self, owner: Owner, name: &str) -> Result<Option<TableRecord>> {
@@ -56,21 +67,21 @@ impl<P: Pages + Clone> Names<'_, P> {
     }
 
     /// All families by name.
-    pub(crate) fn families(&self) -> impl Iterator<Item = Result<(String, Owner)>> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = Result<(String, FamilyId)>> {
         self.families_in(prefix_range(names::FAMILY_PREFIX))
     }
 
     /// The families behind a name; behind the empty name are all.
-    pub(crate) fn families_behind(&self, name: &str) -> impl Iterator<Item = Result<(String, Owner)>> {
+    pub(crate) fn families_behind(&self, name: &str) -> impl Iterator<Item = Result<(String, FamilyId)>> {
         let (_, end) = prefix_range(names::FAMILY_PREFIX);
         self.families_in((Bound::Excluded(names::family_key(name)), end))
     }
 
-    fn families_in(&self, bounds: Bounds) -> impl Iterator<Item = Result<(String, Owner)>> {
+    fn families_in(&self, bounds: Bounds) -> impl Iterator<Item = Result<(String, FamilyId)>> {
         self.range(bounds).map(|entry| {
             let (key, value) = entry?;
             let name = names::name_in_key(&key, names::FAMILY_PREFIX.len())?;
-            Ok((name.to_owned(), FamilyRecord::decode(&value)?.owner))
+            Ok((name.to_owned(), FamilyRecord::decode(&value)?.id))
         })
     }
 

@@ -158,8 +158,9 @@ impl Check {
         let (mut families, mut dropped) = (Vec::new(), Vec::new());
         let names = self.snapshot.names()?;
         for found in names.families() {
-            let (name, owner) = found?;
-            if names.name_of(owner)?.as_ref() != Some(&name) {
+            let (name, id) = found?;
+            let owner = id.owner;
+            if names.name_of(id)?.as_ref() != Some(&name) {
                 let why = format!("family `{name}` has number {}, which has another name", owner.0);
                 self.report.problems.push(Problem::Names { why });
             }

@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     family::{Family, FamilyInfo, FamilyShared},
     maintenance::{Maintainer, Work},
-    names::{self, Counters},
+    names::{self, Counters, FamilyId},
     options::Options,
     snapshot::Snapshot,
     transaction::WriteTransaction,
@@ -91,18 +91,19 @@ impl Core {
         self.registry.lock().families.get(&owner).and_then(Weak::upgrade)
     }
 
-    /// What the handles of a family share; begins it when there is none yet.
-    pub(crate) fn register(&self, owner: Owner, name: &str) -> Arc<FamilyShared> {
+    /// What the handles of a family share; begins it when there is none yet. As long as there is any handle its owner
+    /// is given to no other family, so one owner has one set of handles.
+    pub(crate) fn register(&self, id: FamilyId, name: &str) -> Arc<FamilyShared> {
         let mut registry = self.registry.lock();
-        if let Some(shared) = registry.families.get(&owner).and_then(Weak::upgrade) {
+        if let Some(shared) = registry.families.get(&id.owner).and_then(Weak::upgrade) {
             return shared;
         }
         if registry.families.len() >= registry.sweep_at {
             registry.families.retain(|_, shared| shared.strong_count() > 0);
             registry.sweep_at = SWEEP_AT_LEAST.max(2 * registry.families.len());
         }
-        let shared = Arc::new(FamilyShared::new(owner, name));
-        registry.families.insert(owner, Arc::downgrade(&shared));
+        let shared = Arc::new(FamilyShared::new(id, name));
+        registry.families.insert(id.owner, Arc::downgrade(&shared));
         shared
     }
 
@@ -226,7 +227,10 @@ impl Database {
             file,
             options,
             work: Work::default(),
-            names: Arc::new(FamilyShared::new(NAMES, "(names of families and tables)")),
+            names: Arc::new(FamilyShared::new(
+                FamilyId { owner: NAMES, generation: 0 },
+                "(names of families and tables)",
+            )),
             label,
             closed: AtomicBool::new(false),
             registry: Mutex::new(Registry { families: HashMap::new(), sweep_at: SWEEP_AT_LEAST }),
@@ -297,11 +301,10 @@ impl Database {
     pub fn open_family(&self, name: &str) -> Result<Option<Family>> {
         self.core().open()?;
         names::checked(name)?;
-        let Some(owner) = self.snapshot().owner_named(name)? else { return Ok(None) };
-        let known = self.core().known(owner);
-        let shared = known.unwrap_or_else(|| self.core().register(owner, name));
+        let Some(id) = self.snapshot().family_named(name)? else { return Ok(None) };
+        let shared = self.core().register(id, name);
         // The family may have been dropped or renamed before it was registered: nobody could tell the new handle then.
-        if self.snapshot().owner_named(name)? != Some(owner) {
+        if self.snapshot().family_named(name)? != Some(shared.id()) {
             return self.open_family(name);
         }
         Ok(Some(Family { db: self.clone(), shared }))
@@ -419,11 +422,16 @@ impl Database {
     }
 
     /// Gives up to `budget_bytes` of free space back to the file system, while everybody goes on working; says how many.
+    /// Space becomes free with a checkpoint, so this makes one if anything was committed since the last.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Poisoned`], [`Error::Closed`].
     pub fn reclaim(&self, budget_bytes: u64) -> Result<u64> {
-        self.core().file.reclaim(budget_bytes).map_err(|error| self.core().lift(error.into()))
+        let file = &self.core().file;
+        let stats = file.stats();
+        // Behind a checkpoint's own record comes one that closes it.
+        let checkpoint = if stats.appended.0 > stats.checkpoint.0 + 1 { file.checkpoint().map(drop) } else { Ok(()) };
+        checkpoint.and_then(|()| file.reclaim(budget_bytes)).map_err(|error| self.core().lift(error.into()))
     }
 
     /// The database's options.

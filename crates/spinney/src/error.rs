@@ -228,6 +228,13 @@ pub enum Error {
         family: String,
     },
 
+    /// The file holds no more families; how many depends on the page size.
+    #[error("no room for one more than {families} families: drop some, or use a table per subject instead of a family")]
+    TooManyFamilies {
+        /// How many there are, those included that were dropped and are not freed yet.
+        families: u32,
+    },
+
     /// The transaction was not begun for this family.
     #[error("family `{family}` is not part of this transaction: name it in `begin`")]
     NotInTransaction {

@@ -4,7 +4,7 @@ use crate::{
     codec::{KeyType, ValueType},
     database::Database,
     error::{Error, Result},
-    names::{self, DEFAULT_TABLE, TypeIdentity},
+    names::{self, DEFAULT_TABLE, FamilyId, TypeIdentity},
     transaction::WriteTransaction,
     typed::{TypedTable, identity_of},
 };
@@ -26,6 +26,8 @@ pub(crate) enum Fate {
 #[derive(Debug)]
 pub(crate) struct FamilyShared {
     pub(crate) owner: Owner,
+    /// How many families had this owner before.
+    pub(crate) generation: u32,
     /// The newest committed name, for messages and `name()`.
     name: RwLock<Arc<str>>,
     /// Held by a commit that drops the family until its outcome is known: the slot is released earlier, at the append.
@@ -39,15 +41,20 @@ pub(crate) struct FamilyShared {
 }
 
 impl FamilyShared {
-    pub(crate) fn new(owner: Owner, name: &str) -> Self {
+    pub(crate) fn new(id: FamilyId, name: &str) -> Self {
         Self {
-            owner,
+            owner: id.owner,
+            generation: id.generation,
             name: RwLock::new(name.into()),
             fate: Mutex::new(Fate::Alive),
             holder: Mutex::new(None),
             in_maintenance: Mutex::new(()),
             graves_looked_for: std::sync::atomic::AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn id(&self) -> FamilyId {
+        FamilyId { owner: self.owner, generation: self.generation }
     }
 
     pub(crate) fn name(&self) -> Arc<str> {
@@ -261,7 +268,7 @@ impl fmt::Debug for Family {
 pub struct FamilyInfo {
     /// Its name.
     pub name: String,
-    /// What it is called below the facade, and in page dumps. Never used again once the family is dropped.
+    /// What it is called below the facade, and in page dumps. May be given to another family once it is dropped.
     pub owner: u32,
     /// Entries of its default table.
     pub entries: u64,

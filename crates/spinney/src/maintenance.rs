@@ -13,11 +13,11 @@
 use crate::{
     database::{Core, Database, HOUSEKEEPING, NAMES},
     error::{Error, Result},
-    names,
+    names::{self, FamilyId, FreeRecord, OwnerRecord},
     snapshot::Snapshot,
 };
 use parking_lot::{Condvar, Mutex};
-use spinney_btree::{FamilyTxn, FileError, Owner, TableId, TreeError, Wait};
+use spinney_btree::{FamilyTxn, FileError, Owner, Part, TableId, TreeError, Wait};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Weak},
@@ -156,7 +156,7 @@ impl Core {
         }
         let mut search = Search::Over;
         for (looked, found) in snapshot.names()?.families_behind(&last).enumerate() {
-            let (name, owner) = found?;
+            let (name, FamilyId { owner, .. }) = found?;
             // A family that does not read is for its own readers to report.
             if snapshot.has_graves(owner).unwrap_or(false) {
                 self.work.add_graves(owner);
@@ -183,11 +183,7 @@ impl Core {
         let mut is_done = is_empty;
         if is_dropped && is_empty {
             match txn.join_names(Wait::For(BUSY_PAUSE)) {
-                Ok(names) => {
-                    let mut tree = FamilyTxn::new(names)?;
-                    tree.family(names).table(TableId::DEFAULT)?.remove(&names::dropped_key(owner))?;
-                    tree.store(names)?;
-                }
+                Ok(names) => free_owner(names, owner)?,
                 // What was freed stays freed; its record goes with a later step.
                 Err(FileError::Busy { .. }) => is_done = false,
                 Err(error) => return Err(error.into()),
@@ -199,6 +195,22 @@ impl Core {
         }
         Ok(if freed == 0 && !is_done { Step::Busy } else { Step::Freed(freed) })
     }
+}
+
+/// A dropped family has no pages left: its record goes, and its owner can be used again.
+fn free_owner(part: &mut Part, owner: Owner) -> Result<(), TreeError> {
+    let mut tree = FamilyTxn::new(part)?;
+    let mut family = tree.family(part);
+    let mut names = family.table(TableId::DEFAULT)?;
+    let record = names.get(&names::dropped_key(owner))?.map(|bytes| OwnerRecord::decode(&bytes));
+    names.remove(&names::dropped_key(owner))?;
+    // A record that does not read, or a generation that was the last, leaves the owner unused for good.
+    if let Some(Ok(OwnerRecord { generation, .. })) = record
+        && let Some(generation) = generation.checked_add(1)
+    {
+        names.insert(&names::free_key(owner), &FreeRecord { generation }.encode())?;
+    }
+    tree.store(part)
 }
 
 impl Database {

@@ -10,6 +10,7 @@
 //! | `f` name                    | [`FamilyRecord`]| a family, by name                                  |
 //! | `o` owner u32               | [`OwnerRecord`] | a family, by owner                                 |
 //! | `t` owner u32, table name   | [`TableRecord`] | a table; the empty name is the default table       |
+//! | `x` owner u32               | [`FreeRecord`]  | an owner without family and pages, to be used again|
 //!
 //! Every value begins with a version byte. A record that does not read is reported as damage.
 
@@ -54,6 +55,11 @@ pub(crate) fn dropped_key(owner: Owner) -> Vec<u8> {
     [&b"d"[..], &owner.0.to_be_bytes()].concat()
 }
 
+/// Key of an owner that can be used again.
+pub(crate) fn free_key(owner: Owner) -> Vec<u8> {
+    [&b"x"[..], &owner.0.to_be_bytes()].concat()
+}
+
 /// Key of a table; the default table's name is empty.
 pub(crate) fn table_key(owner: Owner, name: &str) -> Vec<u8> {
     [&b"t"[..], &owner.0.to_be_bytes(), name.as_bytes()].concat()
@@ -65,6 +71,9 @@ pub(crate) const FAMILY_PREFIX: &[u8] = b"f";
 /// What all keys of dropped families begin with.
 pub(crate) const DROPPED_PREFIX: &[u8] = b"d";
 
+/// What all keys of free owners begin with.
+pub(crate) const FREE_PREFIX: &[u8] = b"x";
+
 /// What the keys of a family's tables begin with.
 pub(crate) fn table_prefix(owner: Owner) -> Vec<u8> {
     table_key(owner, "")
@@ -75,7 +84,7 @@ pub(crate) fn name_in_key(key: &[u8], prefix: usize) -> Result<&str> {
     key.get(prefix..).and_then(|name| str::from_utf8(name).ok()).ok_or(damaged("a name is not UTF-8"))
 }
 
-/// The owner in the key of a dropped family.
+/// The owner in a key that is one byte and an owner.
 pub(crate) fn owner_in_key(key: &[u8]) -> Result<Owner> {
     Fields::new(key).skip(1)?.u32_be().map(Owner)
 }
@@ -116,56 +125,93 @@ impl Counters {
     }
 }
 
+/// Which family: its owner, and how many families had that owner before. Only both together are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FamilyId {
+    pub(crate) owner: Owner,
+    pub(crate) generation: u32,
+}
+
 /// A family, found by its name.
 ///
-/// | at | size | field    | meaning                                          |
-/// |---:|-----:|----------|--------------------------------------------------|
-/// |  0 |    1 | version  | 1                                                |
-/// |  1 |    3 | reserved | zero when written, checked when read             |
-/// |  4 |    4 | owner    | what the family is called below, little-endian   |
-/// |  8 |    8 | options  | of the family: none is defined, zero             |
+/// | at | size | field      | meaning                                           |
+/// |---:|-----:|------------|---------------------------------------------------|
+/// |  0 |    1 | version    | 1                                                 |
+/// |  1 |    3 | reserved   | zero when written, checked when read              |
+/// |  4 |    4 | owner      | what the family is called below, little-endian    |
+/// |  8 |    4 | generation | how many families had this owner before           |
+/// | 12 |    4 | options    | of the family: none is defined, zero              |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FamilyRecord {
-    pub(crate) owner: Owner,
+    pub(crate) id: FamilyId,
 }
 
 impl FamilyRecord {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = vec![VERSION, 0, 0, 0];
-        out.extend_from_slice(&self.owner.0.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
+        for field in [self.id.owner.0, self.id.generation, 0] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(bytes).version()?.zeros(3)?;
-        let owner = Owner(fields.u32()?);
-        fields.zeros(8)?.end()?;
-        Ok(Self { owner })
+        let id = FamilyId { owner: Owner(fields.u32()?), generation: fields.u32()? };
+        fields.zeros(4)?.end()?;
+        Ok(Self { id })
     }
 }
 
 /// A family's name, found by its owner; of a dropped family the last name.
 ///
-/// | at | size | field    | meaning                              |
-/// |---:|-----:|----------|--------------------------------------|
-/// |  0 |    1 | version  | 1                                    |
-/// |  1 |    3 | reserved | zero when written, checked when read |
-/// |  4 | rest | name     | UTF-8                                |
+/// | at | size | field      | meaning                                 |
+/// |---:|-----:|------------|-----------------------------------------|
+/// |  0 |    1 | version    | 1                                       |
+/// |  1 |    3 | reserved   | zero when written, checked when read    |
+/// |  4 |    4 | generation | how many families had this owner before |
+/// |  8 | rest | name       | UTF-8                                   |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnerRecord {
+    pub(crate) generation: u32,
     pub(crate) name: String,
 }
 
 impl OwnerRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        [&[VERSION, 0, 0, 0], self.name.as_bytes()].concat()
+        [&[VERSION, 0, 0, 0], &self.generation.to_le_bytes()[..], self.name.as_bytes()].concat()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        let name = Fields::new(bytes).version()?.zeros(3)?.0;
-        let name = str::from_utf8(name).map_err(|_| damaged("a name is not UTF-8"))?;
-        Ok(Self { name: name.to_owned() })
+        let mut fields = Fields::new(bytes).version()?.zeros(3)?;
+        let generation = fields.u32()?;
+        let name = str::from_utf8(fields.0).map_err(|_| damaged("a name is not UTF-8"))?;
+        Ok(Self { generation, name: name.to_owned() })
+    }
+}
+
+/// An owner that no family has any more.
+///
+/// | at | size | field      | meaning                                  |
+/// |---:|-----:|------------|------------------------------------------|
+/// |  0 |    1 | version    | 1                                        |
+/// |  1 |    3 | reserved   | zero when written, checked when read     |
+/// |  4 |    4 | generation | of the next family, at least 1           |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FreeRecord {
+    pub(crate) generation: u32,
+}
+
+impl FreeRecord {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        [&[VERSION, 0, 0, 0], &self.generation.to_le_bytes()[..]].concat()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut fields = Fields::new(bytes).version()?.zeros(3)?;
+        let generation = fields.u32()?;
+        fields.end()?;
+        if generation == 0 { Err(damaged("an owner is free that no family had")) } else { Ok(Self { generation }) }
     }
 }
 
@@ -297,8 +343,10 @@ mod tests {
     fn records_have_these_bytes() {
         let counters = Counters { next_owner: 3, next_table: 0x0102, families: 2 };
         assert_eq!(counters.encode(), [1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0]);
-        assert_eq!(FamilyRecord { owner: Owner(7) }.encode(), [1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(OwnerRecord { name: "ab".into() }.encode(), [1, 0, 0, 0, b'a', b'b']);
+        let id = FamilyId { owner: Owner(7), generation: 2 };
+        assert_eq!(FamilyRecord { id }.encode(), [1, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(OwnerRecord { generation: 2, name: "ab".into() }.encode(), [1, 0, 0, 0, 2, 0, 0, 0, b'a', b'b']);
+        assert_eq!(FreeRecord { generation: 3 }.encode(), [1, 0, 0, 0, 3, 0, 0, 0]);
         let types = Some(TypeIdentity { key: "u64".into(), value: "()".into() });
         let table = TableRecord { table: 5, types };
         assert_eq!(table.encode().unwrap(), [&[1, 1, 0, 0, 5, 0, 0, 0, 3, 0, 2, 0][..], b"u64()"].concat());
@@ -318,10 +366,12 @@ mod tests {
         fn records_come_back(next_owner: u32, next_table: u32, families: u32, name in ".{0,20}", typed: bool) {
             let counters = Counters { next_owner, next_table, families };
             prop_assert_eq!(Counters::decode(&counters.encode()).unwrap(), counters);
-            let family = FamilyRecord { owner: Owner(next_owner) };
+            let family = FamilyRecord { id: FamilyId { owner: Owner(next_owner), generation: next_table } };
             prop_assert_eq!(FamilyRecord::decode(&family.encode()).unwrap(), family);
-            let owner = OwnerRecord { name: name.clone() };
+            let owner = OwnerRecord { generation: families, name: name.clone() };
             prop_assert_eq!(OwnerRecord::decode(&owner.encode()).unwrap(), owner);
+            let free = FreeRecord { generation: families.max(1) };
+            prop_assert_eq!(FreeRecord::decode(&free.encode()).unwrap(), free);
             let types = typed.then(|| TypeIdentity { key: name.clone(), value: "bytes".into() });
             let table = TableRecord { table: next_table, types };
             prop_assert_eq!(TableRecord::decode(&table.encode().unwrap()).unwrap(), table);
@@ -332,6 +382,7 @@ mod tests {
             let _ = Counters::decode(&bytes);
             let _ = FamilyRecord::decode(&bytes);
             let _ = OwnerRecord::decode(&bytes);
+            let _ = FreeRecord::decode(&bytes);
             let _ = TableRecord::decode(&bytes);
             let _ = owner_in_key(&bytes);
         }

@@ -8,10 +8,10 @@ use crate::{
     catalog::Names,
     error::{Error, Result},
     family::{Family, Table, mismatch},
-    names::{self, DEFAULT_TABLE, FamilyRecord, OwnerRecord, TableRecord, TypeIdentity},
+    names::{self, DEFAULT_TABLE, FamilyId, FamilyRecord, OwnerRecord, TableRecord, TypeIdentity},
     transaction::{Effect, Member, WriteTransaction},
 };
-use spinney_btree::{Borrowed, Bounds, Owner, Part, TableId, TreeError, TreeMut};
+use spinney_btree::{Borrowed, Bounds, FamilyRoot, FileError, Owner, Part, TableId, TreeError, TreeMut};
 use std::sync::Arc;
 
 impl WriteTransaction {
@@ -23,8 +23,8 @@ impl WriteTransaction {
     pub fn open_family(&mut self, name: &str) -> Result<Option<Family>> {
         names::checked(name)?;
         self.join_names()?;
-        let Some(owner) = self.names_view().owner_named(name)? else { return Ok(None) };
-        let shared = self.db.core().register(owner, name);
+        let Some(id) = self.names_view().family_named(name)? else { return Ok(None) };
+        let shared = self.db.core().register(id, name);
         Ok(Some(Family { db: self.db.clone(), shared }))
     }
 
@@ -37,27 +37,58 @@ impl WriteTransaction {
             return Err(Error::FamilyExists { family: name.to_owned() });
         }
         let core = Arc::clone(self.db.core());
-        let mut counters = core.unspent(self.names_view().counters()?);
-        let owner = Owner(counters.next_owner);
-        counters.next_owner = counters.next_owner.checked_add(1).ok_or(NUMBERS_EXHAUSTED)?;
+        let (id, is_free) = self.join_new_owner()?;
+        let FamilyId { owner, generation } = id;
+        let mut counters = self.names_view().counters()?;
         counters.families += 1;
-        core.spend(counters);
+        if !is_free {
+            counters.next_owner = owner.0.checked_add(1).ok_or(NUMBERS_EXHAUSTED)?;
+            core.spend(counters);
+        }
         self.change_names(|tree| {
+            tree.remove(&names::free_key(owner))?;
             tree.insert(&names::counters_key(), &counters.encode())?;
-            tree.insert(&names::family_key(name), &FamilyRecord { owner }.encode())?;
-            tree.insert(&names::owner_key(owner), &OwnerRecord { name: name.to_owned() }.encode())
+            tree.insert(&names::family_key(name), &FamilyRecord { id }.encode())?;
+            tree.insert(&names::owner_key(owner), &OwnerRecord { generation, name: name.to_owned() }.encode())
         })?;
         self.is_broken = true;
-        let part = self.file.as_mut().expect("an open transaction").join_new(owner);
-        let part = part.map_err(|error| core.lift(error.into()))?;
-        let shared = core.register(owner, name);
+        let part = self.file.as_mut().expect("an open transaction").part(owner).expect("just joined");
+        let shared = core.register(id, name);
         shared.set_holder();
         let member = Member::new(Arc::clone(&shared), part).map_err(|error| core.lift(error))?;
+        if *part.root() != FamilyRoot::EMPTY.encode() {
+            return Err(NOT_EMPTY);
+        }
         let at = self.member_of(owner).expect_err("a new owner is not a member yet");
         self.members.insert(at, member);
         self.effects.push(Effect::Created(Arc::clone(&shared)));
         self.is_broken = false;
         Ok(Family { db: self.db.clone(), shared })
+    }
+
+    /// Finds an owner for a new family and takes its slot: one that is free again if there is any, else a new one. Says
+    /// whether it is a free one. The name tree is joined.
+    fn join_new_owner(&mut self) -> Result<(FamilyId, bool)> {
+        let core = Arc::clone(self.db.core());
+        // Some owners are not for us: handles of their last family are still about, or the background is just leaving.
+        let mut free = self.names_view().free_owners().take(FREE_OWNERS_TRIED).collect::<Result<Vec<_>>>()?;
+        free.retain(|id| core.known(id.owner).is_none());
+        let file = self.file.as_mut().expect("an open transaction");
+        for id in free {
+            match file.join_new(id.owner) {
+                Ok(_) => return Ok((id, true)),
+                Err(FileError::Busy { .. }) => {}
+                Err(error) => return Err(core.lift(error.into())),
+            }
+        }
+        let owner = Owner(core.unspent(self.names_view().counters()?).next_owner);
+        let joined = self.file.as_mut().expect("an open transaction").join_new(owner).map(drop);
+        joined.map_err(|error| match error {
+            // The only thing that can be wrong with a number.
+            FileError::Option(_) => Error::TooManyFamilies { families: owner.0 },
+            error => core.lift(error.into()),
+        })?;
+        Ok((FamilyId { owner, generation: 0 }, false))
     }
 
     /// Drops a family that is part of the transaction, with all its tables. O(log families): its pages are freed in the
@@ -68,16 +99,16 @@ impl WriteTransaction {
     pub fn drop_family(&mut self, family: &Family) -> Result<()> {
         let at = self.member(family)?;
         self.join_names()?;
-        let owner = family.shared.owner;
+        let FamilyId { owner, generation } = family.shared.id();
         let view = self.names_view();
-        let name = view.name_of(owner)?.ok_or_else(|| family.shared.gone())?;
+        let name = view.name_of(family.shared.id())?.ok_or_else(|| family.shared.gone())?;
         let mut counters = view.counters()?;
         counters.families = counters.families.checked_sub(1).ok_or(MISCOUNTED)?;
         self.change_names(|tree| {
             tree.insert(&names::counters_key(), &counters.encode())?;
             tree.remove(&names::family_key(&name))?;
             tree.remove(&names::owner_key(owner))?;
-            tree.insert(&names::dropped_key(owner), &OwnerRecord { name: name.clone() }.encode())?;
+            tree.insert(&names::dropped_key(owner), &OwnerRecord { generation, name: name.clone() }.encode())?;
             tree.remove_range(&table_bounds(owner))
         })?;
         self.change_member(at, |member, part| {
@@ -99,18 +130,19 @@ impl WriteTransaction {
         names::checked(new_name)?;
         self.is_ours(family)?;
         self.join_names()?;
-        let owner = family.shared.owner;
+        let FamilyId { owner, generation } = family.shared.id();
         let view = self.names_view();
-        let name = view.name_of(owner)?.ok_or_else(|| family.shared.gone())?;
-        match view.owner_named(new_name)? {
+        let name = view.name_of(family.shared.id())?.ok_or_else(|| family.shared.gone())?;
+        let id = family.shared.id();
+        match view.family_named(new_name)? {
             None => {}
-            Some(found) if found == owner => return Ok(()),
+            Some(found) if found == id => return Ok(()),
             Some(_) => return Err(Error::FamilyExists { family: new_name.to_owned() }),
         }
         self.change_names(|tree| {
             tree.remove(&names::family_key(&name))?;
-            tree.insert(&names::family_key(new_name), &FamilyRecord { owner }.encode())?;
-            tree.insert(&names::owner_key(owner), &OwnerRecord { name: new_name.to_owned() }.encode())
+            tree.insert(&names::family_key(new_name), &FamilyRecord { id }.encode())?;
+            tree.insert(&names::owner_key(owner), &OwnerRecord { generation, name: new_name.to_owned() }.encode())
         })?;
         self.effects.push(Effect::Renamed(Arc::clone(&family.shared), new_name.to_owned()));
         Ok(())
@@ -301,6 +333,9 @@ impl WriteTransaction {
     }
 }
 
+/// How many free owners to look at for one that can be used at once.
+const FREE_OWNERS_TRIED: usize = 8;
+
 /// Where a family's table records begin and end.
 fn table_bounds(owner: Owner) -> Bounds {
     crate::key_range::prefix_range(&names::table_prefix(owner))
@@ -316,4 +351,5 @@ fn id_of(table: &Table, what: &'static str) -> Result<TableId> {
 }
 
 const NUMBERS_EXHAUSTED: Error = Error::NamesDamaged { why: "all numbers for families or tables are used up" };
+const NOT_EMPTY: Error = Error::NamesDamaged { why: "an owner is free that still has a tree" };
 const MISCOUNTED: Error = Error::NamesDamaged { why: "more families exist than are counted" };

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     family::{Family, FamilyInfo, Place, Table, TableInfo},
     key_range::{KeyRange, prefix_range},
-    names::{self, DEFAULT_TABLE, TableRecord},
+    names::{self, DEFAULT_TABLE, FamilyId, TableRecord},
     range::{Range, bounds_of},
     value::Value,
 };
@@ -67,20 +67,22 @@ struct RootList {
 }
 
 struct RootNode {
-    owner: Owner,
+    family: FamilyId,
     table: TableId,
     root: TreeRoot,
     next: OnceLock<Box<RootNode>>,
 }
 
+const NAMES_ID: FamilyId = FamilyId { owner: NAMES, generation: 0 };
+
 /// Longer than most programs have tables, short enough to be searched from the front.
 const ROOTS_MAX: usize = 24;
 
 impl RootList {
-    fn find(&self, owner: Owner, table: TableId) -> Option<TreeRoot> {
+    fn find(&self, family: FamilyId, table: TableId) -> Option<TreeRoot> {
         let mut link = &self.first;
         while let Some(node) = link.get() {
-            if node.owner == owner && node.table == table {
+            if node.family == family && node.table == table {
                 return Some(node.root);
             }
             link = &node.next;
@@ -88,8 +90,8 @@ impl RootList {
         None
     }
 
-    fn add(&self, owner: Owner, table: TableId, root: TreeRoot) {
-        let mut node = Box::new(RootNode { owner, table, root, next: OnceLock::new() });
+    fn add(&self, family: FamilyId, table: TableId, root: TreeRoot) {
+        let mut node = Box::new(RootNode { family, table, root, next: OnceLock::new() });
         let mut link = &self.first;
         for _ in 0..ROOTS_MAX {
             match link.set(node) {
@@ -241,12 +243,12 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::NamesDamaged`], [`Error::Io`].
     pub fn families(&self) -> Result<Vec<FamilyInfo>> {
-        let covered = |found: &Result<(String, Owner)>| match found {
-            Ok((_, owner)) => self.pages.0.covers(*owner),
+        let covered = |found: &Result<(String, FamilyId)>| match found {
+            Ok((_, id)) => self.pages.0.covers(id.owner),
             Err(_) => true,
         };
-        let info = |found: Result<(String, Owner)>| {
-            let (name, owner) = found?;
+        let info = |found: Result<(String, FamilyId)>| {
+            let (name, FamilyId { owner, .. }) = found?;
             Ok(FamilyInfo { name, owner: owner.0, entries: self.family_root(owner)?.default.len() })
         };
         self.names()?.families().filter(covered).map(info).collect()
@@ -285,8 +287,8 @@ impl Snapshot {
         &self.pages
     }
 
-    pub(crate) fn owner_named(&self, name: &str) -> Result<Option<Owner>> {
-        self.names()?.owner_named(name)
+    pub(crate) fn family_named(&self, name: &str) -> Result<Option<FamilyId>> {
+        self.names()?.family_named(name)
     }
 
     pub(crate) fn dropped_owners(&self) -> Result<Vec<Owner>> {
@@ -300,11 +302,11 @@ impl Snapshot {
     }
 
     pub(crate) fn names(&self) -> Result<Names<'_, SnapshotPages>> {
-        let root = match self.pages.0.roots.find(NAMES, TableId::DEFAULT) {
+        let root = match self.pages.0.roots.find(NAMES_ID, TableId::DEFAULT) {
             Some(root) => root,
             None => {
                 let root = self.family_root(NAMES)?.default;
-                self.pages.0.roots.add(NAMES, TableId::DEFAULT, root);
+                self.pages.0.roots.add(NAMES_ID, TableId::DEFAULT, root);
                 root
             }
         };
@@ -340,13 +342,14 @@ impl Snapshot {
         let (family, table) = (place.as_family(), TableId(place.table_id()));
         let owner = family.shared.owner;
         self.is_of(family)?;
-        if let Some(root) = self.pages.0.roots.find(owner, table) {
+        if let Some(root) = self.pages.0.roots.find(family.shared.id(), table) {
             return Ok(root);
         }
         let roots = self.family_root(owner)?;
         let root = if table.0 == DEFAULT_TABLE {
-            // An empty family and one that does not exist have the same root.
-            if roots.default.is_empty() {
+            // An empty family and one that does not exist have the same root, and an owner used again may have had
+            // another family at the snapshot.
+            if roots.default.is_empty() || family.shared.generation > 0 {
                 self.family_exists(family)?;
             }
             roots.default
@@ -359,7 +362,7 @@ impl Snapshot {
                 }
             }
         };
-        self.pages.0.roots.add(owner, table, root);
+        self.pages.0.roots.add(family.shared.id(), table, root);
         Ok(root)
     }
 
@@ -377,7 +380,7 @@ impl Snapshot {
 
     fn family_exists(&self, family: &Family) -> Result<()> {
         self.is_of(family)?;
-        let name = self.names()?.name_of(family.shared.owner)?;
+        let name = self.names()?.name_of(family.shared.id())?;
         name.map(drop).ok_or_else(|| family.shared.gone())
     }
 

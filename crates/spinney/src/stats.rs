@@ -32,14 +32,14 @@ pub struct Stats {
 pub struct Space {
     /// The length of the file.
     pub file_bytes: u64,
-    /// Reachable from the newest commits: data, and what waits in graveyards.
+    /// Reachable from the newest checkpoint: data, and what waits in graveyards.
     pub live_bytes: u64,
     /// Removed, but a snapshot can still reach it.
     pub pinned_bytes: u64,
     /// Removed, and free with the next checkpoint.
     pub awaiting_checkpoint_bytes: u64,
-    /// Reserved by open transactions.
-    pub arena_bytes: u64,
+    /// Granted since the newest checkpoint, to commits and to transactions that are open.
+    pub recent_bytes: u64,
     /// The log.
     pub log_bytes: u64,
     /// Superblock, space map and owner table.
@@ -88,7 +88,7 @@ impl Space {
             live_bytes: bytes((pages.used + pages.permanent).saturating_sub(own_pages)),
             pinned_bytes: bytes(pages.pinned),
             awaiting_checkpoint_bytes: bytes(pages.awaiting_checkpoint),
-            arena_bytes: bytes(pages.lent),
+            recent_bytes: bytes(pages.lent),
             log_bytes,
             metadata_bytes: bytes(pages.fixed + own_pages).saturating_sub(log_bytes),
             free_bytes: bytes(pages.free),
@@ -104,7 +104,7 @@ impl fmt::Display for Space {
             ("live", self.live_bytes),
             ("pinned by snapshots", self.pinned_bytes),
             ("awaiting checkpoint", self.awaiting_checkpoint_bytes),
-            ("open transactions", self.arena_bytes),
+            ("since checkpoint", self.recent_bytes),
             ("log", self.log_bytes),
             ("metadata", self.metadata_bytes),
             ("free", self.free_bytes),

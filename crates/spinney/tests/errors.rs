@@ -248,6 +248,57 @@ fn an_aborted_creation_leaves_nothing_not_even_a_handle() {
     assert!(matches!(real.begin().unwrap().table(&ghost_table), Err(Error::TableUnknown { .. })));
 }
 
+/// Owners are used again once nobody can take their last family for the next one.
+#[test]
+fn families_come_and_go_without_end() {
+    let db = Options::new().background(false).in_memory().unwrap();
+    let before = db.snapshot();
+    for round in 0..100u32 {
+        let family = db.family("f").unwrap();
+        assert!(matches!(before.get(&family, "k"), Err(Error::FamilyDropped { .. })), "it did not exist yet");
+        assert!(db.snapshot().is_empty(&family).unwrap());
+        let mut txn = family.begin().unwrap();
+        txn.insert("k", round.to_string()).unwrap();
+        txn.commit().unwrap();
+        let held = db.snapshot();
+        assert!(db.drop_family("f").unwrap());
+        while db.maintain(100).unwrap() > 0 {}
+        let next = db.family("f").unwrap();
+        assert_ne!(family, next);
+        assert_eq!(held.get(&family, "k").unwrap().unwrap(), round.to_string().as_str());
+        assert!(matches!(held.get(&next, "k"), Err(Error::FamilyDropped { .. })));
+        assert!(matches!(db.snapshot().get(&family, "k"), Err(Error::FamilyDropped { .. })));
+        assert!(db.drop_family("f").unwrap());
+        while db.maintain(100).unwrap() > 0 {}
+    }
+    let last = db.family("last").unwrap();
+    assert!(db.families().unwrap()[0].owner <= 3, "{last:?}");
+    assert!(db.check().unwrap().is_sound());
+}
+
+#[test]
+fn a_snapshot_tells_families_of_one_owner_apart() {
+    let db = Options::new().background(false).in_memory().unwrap();
+    let first = db.family("f").unwrap();
+    let mut txn = first.begin().unwrap();
+    txn.insert("k", "of the first").unwrap();
+    txn.commit().unwrap();
+    let (held, cached) = (db.snapshot(), db.snapshot());
+    assert_eq!(cached.get(&first, "k").unwrap().unwrap(), "of the first");
+    let owner = |name| db.families().unwrap().into_iter().find(|info| info.name == name).unwrap().owner;
+    let first_owner = owner("f");
+    drop(first);
+    assert!(db.drop_family("f").unwrap());
+    while db.maintain(100).unwrap() > 0 {}
+    let second = db.family("g").unwrap();
+    assert_eq!(owner("g"), first_owner);
+    for old in [held, cached] {
+        let found = old.get(&second, "k");
+        assert!(matches!(found, Err(Error::FamilyDropped { .. })), "{found:?}");
+    }
+    assert_eq!(db.snapshot().get(&second, "k").unwrap(), None);
+}
+
 #[test]
 fn tables_that_do_not_exist_or_exist_already() {
     let db = db();

@@ -25,7 +25,11 @@ const TABLES: [&str; 3] = ["", "by date", "t"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Transaction { families: Vec<usize>, changes: Vec<Change>, end: End },
+    Transaction {
+        families: Vec<usize>,
+        changes: Vec<Change>,
+        end: End,
+    },
     Snapshot(Option<Vec<usize>>),
     DropSnapshot(usize),
     CompareSnapshot(usize),
@@ -36,8 +40,12 @@ enum Step {
     Maintain(u64),
     Check,
     Checkpoint,
+    /// Lets go of the handles of dropped families, so that their owners are used again.
+    ForgetGhosts,
     Reclaim,
-    Reopen { close: bool },
+    Reopen {
+        close: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +146,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Check),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Reclaim),
+        2 => Just(Step::ForgetGhosts),
         1 => any::<bool>().prop_map(|close| Step::Reopen { close }),
     ]
 }
@@ -190,7 +199,11 @@ impl Pair {
                 self.held.push(Held { snapshot, world, handles, others: others.into_values().collect() });
             }
             Step::DropSnapshot(at) if !self.held.is_empty() => drop(self.held.swap_remove(at % self.held.len())),
-            Step::CompareSnapshot(at) if !self.held.is_empty() => self.held[at % self.held.len()].compare()?,
+            Step::CompareSnapshot(at) if !self.held.is_empty() => {
+                let held = &self.held[at % self.held.len()];
+                held.compare()?;
+                held.compare_strangers(self.handles.values())?;
+            }
             Step::DropSnapshot(_) | Step::CompareSnapshot(_) => {}
             Step::Family(place) => {
                 let family = self.db.family(FAMILIES[*place])?;
@@ -226,6 +239,7 @@ impl Pair {
             Step::Maintain(pages) => drop(self.db.maintain(*pages)?),
             Step::Check => self.check()?,
             Step::Checkpoint => drop(self.db.checkpoint()?),
+            Step::ForgetGhosts => self.ghosts.clear(),
             Step::Reclaim => drop(self.db.reclaim(1 << 20)?),
             Step::Reopen { close } => {
                 self.held.clear();
@@ -262,6 +276,7 @@ impl Pair {
         }
         for held in &self.held {
             held.compare()?;
+            held.compare_strangers(self.handles.values())?;
         }
         let report = self.db.check()?;
         assert!(report.is_sound(), "{:?}", report.problems);
@@ -464,6 +479,19 @@ impl Held {
             assert_eq!(named, self.world[name].keys().filter(|name| !name.is_empty()).cloned().collect::<Vec<_>>());
         }
         Ok(())
+    }
+
+    /// Families that did not exist yet, even if they have the owner of one that did.
+    fn compare_strangers<'a>(&self, families: impl Iterator<Item = &'a Family>) -> Result<()> {
+        for family in families.filter(|family| !self.is_known(family)) {
+            let found = self.snapshot.get(family, "k");
+            assert!(matches!(found, Err(Error::FamilyDropped { .. } | Error::NotInSnapshot { .. })), "{found:?}");
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, family: &Family) -> bool {
+        self.handles.values().any(|known| known == family)
     }
 
     fn compare(&self) -> Result<()> {

@@ -103,7 +103,7 @@ mod tests {
             durable: Seq(4),
             records: 2,
         };
-        let mut group = vec![0; BLOCK_BYTES as usize];
+        let mut group = vec![0; 4096];
         group[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + 5].copy_from_slice(b"hello");
         let end = GROUP_HEADER_BYTES + 5;
         let sum = header.seal(&mut group, end);

@@ -10,8 +10,8 @@ use crate::{
 };
 use spinney_alloc::{Extent, Geometry, Seq, Stamp};
 
-/// Length of a new file, at least: the log and a little room.
-const BYTES_MIN: u64 = 160 << 10;
+/// Length of a new file, at least: the log, and room for the first commits of two owners, so that a small file stays as it is.
+const BYTES_MIN: u64 = 240 << 10;
 /// A creation that was cut short is never longer than this.
 const UNFINISHED_BYTES_MAX: u64 = 64 << 20;
 

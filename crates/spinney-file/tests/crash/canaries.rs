@@ -1,19 +1,17 @@
 //! One engine broken on purpose for each rule. Most are noticed by random runs; some break what random runs do not
 //! reach, and have a scenario of their own, which the healthy engine must pass.
 
-use crate::support::{OWNERS, Run, check_accounting, commit_of, commit_page, small, state_of};
+use crate::support::{OWNERS, Run, SlowDisk, check_accounting, commit_of, commit_page, small, state_of, until};
 use spinney_file::{
-    CallSet, Durability, EnumerationLimits, Fault, FaultKind, FileError, PagedFile, PowerCut, Sabotage, SimDisk,
-    Storage, Wait,
+    CallSet, Durability, EnumerationLimits, Fault, FaultKind, FileError, PagedFile, PowerCut, Sabotage, SimDisk, Wait,
 };
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     sync::{
-        Arc, OnceLock,
+        Arc, Once, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 /// Runs the harness over an engine with one rule broken; `Some` with what noticed it, and after how many images.
@@ -45,12 +43,22 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
     panic.downcast_ref::<String>().cloned().or_else(literal).unwrap_or_else(|| "a panic".to_owned())
 }
 
-/// Does something that panics when all is well.
+thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+
+/// Does something that panics when all is well, without a word on this thread.
 fn quietly<T>(f: impl FnOnce() -> T) -> T {
-    let hook = take_hook();
-    set_hook(Box::new(|_| {}));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                hook(info)
+            }
+        }));
+    });
+    QUIET.set(true);
     let done = f();
-    set_hook(hook);
+    QUIET.set(false);
     done
 }
 
@@ -135,88 +143,34 @@ fn a_sync_that_failed_is_not_tried_again() {
     });
 }
 
-/// A disk whose next sync ends only once a commit was appended after the sync began.
-#[derive(Debug)]
-struct SlowSync {
-    disk: SimDisk,
-    file: OnceLock<PagedFile>,
-    armed: AtomicBool,
-    syncing: AtomicBool,
-}
-
-/// Waits until something holds; a test that waits for ever says nothing.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
-        std::thread::yield_now();
-    }
-}
-
-impl Storage for SlowSync {
-    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.disk.read_at(at, into)
-    }
-    fn read_vectored_at(&self, at: u64, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.disk.read_vectored_at(at, into)
-    }
-    fn write_vectored_at(&self, at: u64, run: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.disk.write_vectored_at(at, run)
-    }
-    fn write_sync(&self, at: u64, run: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.disk.write_sync(at, run)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.disk.sync_data()?;
-        if self.armed.swap(false, Ordering::SeqCst) {
-            let file = self.file.get().expect("armed when it is open");
-            let before = file.stats().appended;
-            self.syncing.store(true, Ordering::SeqCst);
-            until("somebody else appends", || file.stats().appended > before);
-        }
-        Ok(())
-    }
-    fn allocate(&self, at: u64, bytes: u64) -> io::Result<()> {
-        self.disk.allocate(at, bytes)
-    }
-    fn punch(&self, at: u64, bytes: u64) -> io::Result<()> {
-        self.disk.punch(at, bytes)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
-    }
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.set_len(bytes)
-    }
-    fn lock(&self) -> io::Result<bool> {
-        self.disk.lock()
-    }
-    fn drop_cache(&self) -> io::Result<()> {
-        self.disk.drop_cache()
-    }
-}
-
 /// Rule 7.
 #[test]
 fn what_is_appended_during_a_sync_is_not_covered_by_it() {
     tells_apart(Sabotage::DurableReadLate, |sabotage| {
-        let slow = Arc::new(SlowSync {
-            disk: SimDisk::new(),
-            file: OnceLock::new(),
-            armed: AtomicBool::new(false),
-            syncing: AtomicBool::new(false),
-        });
-        let file = PagedFile::open(Arc::clone(&slow) as Arc<dyn Storage>, small(sabotage))?;
+        let opened: Arc<OnceLock<PagedFile>> = Arc::default();
+        let syncing = Arc::new(AtomicBool::new(false));
+        let after_sync = {
+            let (opened, syncing) = (Arc::clone(&opened), Arc::clone(&syncing));
+            move || {
+                if let Some(file) = opened.get().filter(|_| !syncing.swap(true, Ordering::SeqCst)) {
+                    let before = file.stats().appended;
+                    until("somebody else appends", || file.stats().appended > before);
+                }
+            }
+        };
+        let disk = SimDisk::new();
+        let slow = Arc::new(SlowDisk { disk: disk.clone(), after_sync });
+        let file = PagedFile::open(slow, small(sabotage))?;
         commit_page(&file, OWNERS[1], 1)?;
         commit_page(&file, OWNERS[2], 1)?;
-        slow.file.set(file.clone()).expect("once");
-        slow.armed.store(true, Ordering::SeqCst);
+        syncing.store(false, Ordering::SeqCst);
+        opened.set(file.clone()).expect("once");
         let survivor = std::thread::scope(|threads| {
             let first = threads.spawn(|| commit_page(&file, OWNERS[1], 2));
-            until("the first commit is in its sync", || slow.syncing.load(Ordering::SeqCst));
+            until("the first commit is in its sync", || syncing.load(Ordering::SeqCst));
             // The power goes the moment the second commit is acknowledged.
             let second = commit_page(&file, OWNERS[2], 2);
-            let survivor = slow.disk.fork().power_cut(PowerCut::LoseAll);
+            let survivor = disk.fork().power_cut(PowerCut::LoseAll);
             second.and(first.join().expect("no panic")).map(|_| survivor)
         })?;
         let (state, _) = state_of(&open(&survivor, sabotage)?)?;
@@ -341,10 +295,13 @@ fn a_damaged_superblock_leads_to_the_right_state_or_to_an_error() {
                     Err(FileError::Damaged { .. } | FileError::NotADatabase) if at != newest => {
                         refused_for_the_older += 1;
                     }
-                    // A checkpoint on its way overwrites what only the older of the two superblocks names.
-                    Err(FileError::Damaged { .. } | FileError::NotADatabase | FileError::Corrupt { .. }) => {
-                        refused += 1
-                    }
+                    // What only the older of the two names is overwritten by a checkpoint on its way, or given back.
+                    Err(
+                        FileError::Damaged { .. }
+                        | FileError::NotADatabase
+                        | FileError::Corrupt { .. }
+                        | FileError::Truncated { .. },
+                    ) if at == newest => refused += 1,
                     Err(other) => panic!("slot at {at}, seed {seed}, {}: {other}", image.describe()),
                 }
             }

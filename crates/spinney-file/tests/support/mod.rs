@@ -10,10 +10,12 @@
 )]
 
 mod run; // random runs, and what must hold after a crash
+mod slow; // a sync that takes its time
 mod tree; // pages that stand for a tree
 
 pub use self::{
     run::{Run, Runner, small},
+    slow::{SlowDisk, until},
     tree::{Content, OWNERS, State, Tree, change, check_accounting, commit_of, state_in, state_of},
 };
 use spinney_file::{Durability, FileError, Owner, PagedFile, Seq, Wait};
