@@ -40,8 +40,6 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 const USAGE: &str = "usage: import [DIR] [--db PATH] [--writers N]";
 /// Rows of the table of families; smaller ones are summed up.
 const ROWS_MAX: usize = 12;
-/// The log is counted in these.
-const LOG_BLOCK_BYTES: u64 = 4096;
 
 struct Arguments {
     dir: PathBuf,
@@ -123,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     steps.row(["checked".to_owned(), print::time(begun.elapsed()), what]);
     steps.print();
 
-    print_space(&db, &kinds, report.pages())?;
+    print_space(&db, &kinds)?;
     print_answers(&db, &snapshot, &kinds)?;
     if arguments.db.is_none() {
         println!("The file is removed now; --db PATH keeps it.");
@@ -174,40 +172,38 @@ fn speed(db: &Database, loaded: &Loaded, took: Duration) -> Result<[String; 6]> 
     ])
 }
 
-/// How large the file is, and why. All families together have `reached` pages.
-fn print_space(db: &Database, kinds: &[Kind], reached: u64) -> Result<()> {
-    let (file, mut rest) = (db.stats()?.file, 0);
+/// How large the file is, and why.
+fn print_space(db: &Database, kinds: &[Kind]) -> Result<()> {
+    let stats = db.stats()?;
+    let (space, page_bytes) = (&stats.space, stats.file.page_bytes);
     let mut table = Table::new(&["the file", ">size", ""]);
-    let mut row = |what: &str, pages: u64, why: String| {
-        if pages > 0 {
-            table.row([what.to_owned(), bytes(pages * file.page_bytes), why]);
+    let mut row = |what: &str, size: u64, why: &str| {
+        if size > 0 {
+            table.row([what.to_owned(), bytes(size), why.to_owned()]);
         }
     };
+    let mut rest = space.live_bytes;
     for (what, name_of) in [("files", Kind::files_family as fn(&Kind) -> String), ("words", Kind::words_family)] {
         let (mut node_pages, mut held_pages, mut extent_pages) = (0, 0.0, 0);
         for kind in kinds {
             let family = db.open_family(&name_of(kind))?.ok_or("a family is gone")?;
-            for (_, stats) in family.stats()? {
-                node_pages += stats.leaf_pages + stats.branch_pages;
-                extent_pages += stats.extent_pages;
-                held_pages += stats.leaf_pages as f64 * stats.leaf_fill + stats.branch_pages as f64 * stats.branch_fill;
+            for (_, tree) in family.stats()? {
+                node_pages += tree.leaf_pages + tree.branch_pages;
+                extent_pages += tree.extent_pages;
+                held_pages += tree.leaf_pages as f64 * tree.leaf_fill + tree.branch_pages as f64 * tree.branch_fill;
             }
         }
-        rest += node_pages + extent_pages;
         let fill = format!("trees, {:.0} % full", 100.0 * held_pages / node_pages.max(1) as f64);
-        row(what, node_pages, fill);
-        row(what, extent_pages, "values too large for a leaf, in whole pages".to_owned());
+        row(what, node_pages * page_bytes, &fill);
+        row(what, extent_pages * page_bytes, "values too large for a leaf, in whole pages");
+        rest = rest.saturating_sub((node_pages + extent_pages) * page_bytes);
     }
-    let pages = file.pages;
-    let freed = pages.awaiting_checkpoint + pages.pinned + pages.lent;
-    let log_pages = file.log.blocks * LOG_BLOCK_BYTES / file.page_bytes;
-    let upkeep = pages.file_pages.saturating_sub(reached + log_pages + freed + pages.free);
-    row("names", reached.saturating_sub(rest), "of families".to_owned());
-    row("log", log_pages, "where commits become durable; recycled".to_owned());
-    row("upkeep", upkeep, "superblocks, the map of free pages, the roots of families".to_owned());
-    row("freed", freed, "not reusable yet".to_owned());
-    row("free", pages.free, "grown ahead of need, and reusable".to_owned());
-    row("all", pages.file_pages, String::new());
+    row("names", rest, "of families");
+    row("log", space.log_bytes, "where commits become durable; recycled");
+    row("metadata", space.metadata_bytes, "superblocks, the map of free pages, the roots of families");
+    row("removed", space.awaiting_checkpoint_bytes + space.pinned_bytes, "not reusable before the next checkpoint");
+    row("free", space.free_bytes, "grown ahead of need, or removed and reusable");
+    row("all", space.file_bytes, "");
     table.print();
     Ok(())
 }
