@@ -205,7 +205,7 @@ impl Engine {
     /// their own bytes side by side, and the leader for the log alone.
     fn syncs_alone(&self, pages: &ExtentSet) -> bool {
         let bytes = pages.pages() * self.disk.page_bytes as u64;
-        bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
+        self.options.tuning.merge && bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
     }
 
     /// The append was refused: the pages are nobody's.
