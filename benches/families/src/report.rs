@@ -34,8 +34,9 @@ pub(crate) fn markdown(outcomes: &[Outcome], transactions: u32) -> String {
         "log",
     ];
     table(&mut out, &heads, rows);
-    out += "\n`write`, `sync`, `log`: ms per transaction that threads spent in write calls, in syncs, and waiting for the \
-            log, which includes the syncs of others.\n\n## Every run, ops/s\n\n";
+    out += "\n`syncs` are syncs of the file and writes that were durable when they returned. `write`, `sync`, `log`: ms per \
+            transaction that threads spent in write calls, in syncs, and waiting for the log, which includes the \
+            syncs of others.\n\n## Every run, ops/s\n\n";
     let mut heads = vec!["writers".to_owned(), "variant".to_owned()];
     heads.extend((1..=runs).map(|run| format!("run {run}")));
     let rows = cases(outcomes).into_iter().map(|(writers, variant)| {
