@@ -6,7 +6,7 @@
 use crate::{
     engine::Engine,
     error::FileError,
-    log::{BLOCK_BYTES, Record, RingLayout},
+    log::{BLOCK_BYTES, LOG_BLOCKS_MAX, Record, RingLayout},
     options::Sabotage,
     owners::{NO_OWNER, SavedOwners},
     page::{PageHeader, PagePtr},
@@ -172,10 +172,12 @@ impl Engine {
         let first = self.options.broken(Sabotage::SuperblockFirst);
         if !first {
             self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
+            self.disk.settled().inspect_err(|_| self.pipeline.poison())?;
         }
         let slot = SLOT_AT[superblock.slot()];
         // A superblock that fails half-way may be on disk or not; only reopening can tell.
         self.disk.write_sync(slot, &superblock.encode()).inspect_err(|_| self.pipeline.poison())?;
+        self.disk.settled().inspect_err(|_| self.pipeline.poison())?;
         if first {
             self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
         }
@@ -240,12 +242,13 @@ impl Engine {
         let blocks = layout.blocks();
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
         let doubled = if self.pipeline.half_full() { (2 * blocks).min(limit) } else { 0 };
-        let goal = doubled.max(wanted);
+        let goal = doubled.max(wanted).min(LOG_BLOCKS_MAX);
         if goal <= blocks || layout.extents().len() >= RingLayout::EXTENTS_MAX {
             return Ok((layout, None));
         }
         let bytes = (goal - blocks) * BLOCK_BYTES;
-        let pages = bytes.div_ceil(self.disk.page_bytes as u64);
+        let most = self.space.map(|map| map.geometry().max_run_pages());
+        let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
         let extent = match self.space.with(&self.disk, |map| map.reserve_run(pages)) {
             Ok(extent) => extent,
             // A small log works, slower; only a commit that needs more fails, with its own error.

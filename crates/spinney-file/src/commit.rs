@@ -78,6 +78,12 @@ impl Engine {
         appended: impl FnOnce(),
     ) -> Result<Seq, FileError> {
         self.check_writable()?;
+        if parts.iter().any(|part| part.broken) {
+            return Err(FileError::TransactionBroken);
+        }
+        if parts.len() > usize::from(u16::MAX) {
+            return Err(FileError::Option("a transaction changes at most 65535 owners"));
+        }
         if !parts.iter().any(Part::is_changed) {
             // Nothing to write; but what was read is certain only once it cannot be taken back.
             let seq = self.pipeline.appended();
@@ -130,6 +136,7 @@ impl Engine {
         let mut deltas = Vec::with_capacity(parts.len());
         let mut unsynced_bytes = 0;
         let mut spilled = false;
+        let changed: Vec<bool> = parts.iter().map(Part::is_changed).collect();
         for part in parts.iter_mut().filter(|p| p.is_changed()) {
             let leaf = leaf_of(part.owner);
             self.owners.at_opening(&self.disk, leaf)?;
@@ -187,7 +194,7 @@ impl Engine {
         let record = Record::Commit { synced, parts: images }.encode();
         let blocks = Pipeline::blocks_for(record.len());
         self.reserve_log(blocks)?;
-        for part in parts.iter_mut() {
+        for (part, _) in parts.iter_mut().zip(changed).filter(|(_, changed)| *changed) {
             // From the append on these pages belong to the commit.
             part.written_early.clear();
         }
@@ -198,7 +205,7 @@ impl Engine {
     /// their own bytes side by side, and the leader for the log alone.
     fn syncs_alone(&self, pages: &ExtentSet) -> bool {
         let bytes = pages.pages() * self.disk.page_bytes as u64;
-        bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
+        self.options.tuning.merge && bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
     }
 
     /// The append was refused: the pages are nobody's.

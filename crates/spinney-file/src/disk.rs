@@ -10,8 +10,10 @@ use crate::{
     },
 };
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use spinney_alloc::{Owner, PageNo};
 use std::{
+    collections::BTreeSet,
     io::IoSlice,
     sync::{
         Arc,
@@ -58,11 +60,30 @@ pub(crate) struct Disk {
     pub(crate) page_bytes: usize,
     pub(crate) counters: Counters,
     io: IoCounters,
+    syncs: Mutex<Syncs>,
+    sync_ended: Condvar,
+}
+
+/// Calls that make bytes durable, under way and failed. The kernel tells a failed writeback to one of the callers that share an open
+/// file, so a success proves something only when no other call that overlapped with it has failed
+/// (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+#[derive(Debug, Default)]
+struct Syncs {
+    begun: u64,
+    under_way: BTreeSet<u64>,
+    failed: bool,
 }
 
 impl Disk {
     pub(crate) fn new(storage: Arc<dyn Storage>, page_bytes: usize) -> Self {
-        Self { storage, page_bytes, counters: Counters::default(), io: IoCounters::default() }
+        Self {
+            storage,
+            page_bytes,
+            counters: Counters::default(),
+            io: IoCounters::default(),
+            syncs: Mutex::default(),
+            sync_ended: Condvar::new(),
+        }
     }
 
     pub(crate) fn io_stats(&self) -> IoStats {
@@ -138,10 +159,40 @@ impl Disk {
 
     /// Writes adjacent buffers; they are durable when it returns, and only they. The caller takes the time.
     pub(crate) fn write_run_sync(&self, at: u64, run: &[IoSlice<'_>]) -> Result<u64, FileError> {
-        let calls = write_all_sync(&*self.storage, at, run)?;
+        let calls = self.syncing(|| write_all_sync(&*self.storage, at, run))?;
         self.wrote(calls, run);
         self.io.synced_writes.fetch_add(calls, Relaxed);
         Ok(calls)
+    }
+
+    fn syncing<T>(&self, call: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileError> {
+        let ticket = {
+            let mut syncs = self.syncs.lock();
+            syncs.begun += 1;
+            let ticket = syncs.begun;
+            syncs.under_way.insert(ticket);
+            ticket
+        };
+        let done = call();
+        let mut syncs = self.syncs.lock();
+        syncs.failed |= done.is_err();
+        syncs.under_way.remove(&ticket);
+        self.sync_ended.notify_all();
+        done
+    }
+
+    /// Waits for the syncs under way, which may have been told what this caller's successful one was not, and says whether all
+    /// so far succeeded. Whoever makes something depend on a sync asks first.
+    ///
+    /// # Errors
+    /// [`FileError::Poisoned`].
+    pub(crate) fn settled(&self) -> Result<(), FileError> {
+        let mut syncs = self.syncs.lock();
+        let upto = syncs.begun;
+        while !syncs.failed && syncs.under_way.first().is_some_and(|&ticket| ticket <= upto) {
+            self.sync_ended.wait(&mut syncs);
+        }
+        if syncs.failed { Err(FileError::Poisoned) } else { Ok(()) }
     }
 
     fn wrote(&self, calls: u64, run: &[IoSlice<'_>]) {
@@ -152,7 +203,7 @@ impl Disk {
     /// Makes everything written before this call durable.
     pub(crate) fn sync(&self) -> Result<(), FileError> {
         let begun = Instant::now();
-        sync_all(&*self.storage)?;
+        self.syncing(|| sync_all(&*self.storage))?;
         self.counters.latencies.sync.record(begun.elapsed());
         self.io.syncs.fetch_add(1, Relaxed);
         Ok(())

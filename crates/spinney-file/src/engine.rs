@@ -117,8 +117,11 @@ impl Engine {
         let mut checkpoints_tried = 0;
         loop {
             // Seqs are given at append; the margin covers what may be appended between here and there.
-            let seqs_left = self.pipeline.seq_limit().0.saturating_sub(self.pipeline.appended().0);
-            if seqs_left > 1024 && self.pipeline.reserve(blocks) {
+            let reserve = || {
+                let seqs_left = self.pipeline.seq_limit().0.saturating_sub(self.pipeline.appended().0);
+                seqs_left > 1024 && self.pipeline.reserve(blocks)
+            };
+            if reserve() {
                 return Ok(());
             }
             if self.pipeline.is_poisoned() {
@@ -130,7 +133,7 @@ impl Engine {
             checkpoints_tried += 1;
             let mut reserved = false;
             let made = self.checkpoint_unless(|| {
-                reserved = self.pipeline.reserve(blocks);
+                reserved = reserve();
                 reserved
             });
             match made {
@@ -151,7 +154,7 @@ impl Engine {
         match reserve() {
             Err(FileError::Full { .. }) => {
                 let finished = self.checkpoints.finished();
-                if self.pipeline.freed_pages() > 0 {
+                if self.pipeline.freed_pages() > 0 || self.space.map(|map| map.stats().awaiting_checkpoint) > 0 {
                     self.checkpoint_unless(|| self.checkpoints.finished() > finished + 1)?;
                 }
                 reserve()

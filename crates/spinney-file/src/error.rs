@@ -130,6 +130,10 @@ pub enum FileError {
         held_for: Duration,
     },
 
+    /// An earlier write of this transaction failed: its pages are not all there, so it can only be aborted.
+    #[error("an earlier write of this transaction failed: abort it and try again")]
+    TransactionBroken,
+
     /// The last checkpoint failed, and this commit needs the space one would free.
     #[error("the log is full and the last checkpoint failed: {0}")]
     CheckpointFailed(Arc<FileError>),

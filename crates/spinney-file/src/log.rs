@@ -12,5 +12,5 @@ mod ring; // where blocks are
 pub(crate) use self::{
     group::{GROUP_HEADER_BYTES, GroupHeader, LogId},
     record::{ImagePart, Record, RunClaim},
-    ring::{BLOCK_BYTES, RingLayout},
+    ring::{BLOCK_BYTES, LOG_BLOCKS_MAX, RingLayout},
 };

@@ -90,7 +90,7 @@ fn run(engine: &Weak<Engine>, signal: &Signal, interval: Duration) {
                 if wishes.stop {
                     return;
                 }
-                let due = wishes.unsynced_since.map(|since| since + interval);
+                let due = wishes.unsynced_since.and_then(|since| since.checked_add(interval));
                 if due.is_some_and(|due| due <= Instant::now()) {
                     wishes.unsynced_since = None;
                     wishes.work = false;

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// The smallest log: 12 blocks, of which commits never get 6.
 const LOG_BYTES_MIN: u64 = 48 << 10;
 
+/// The largest log, and the largest one to begin with: it is one extent then.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+const LOG_FIRST_BYTES_MAX: u64 = 64 << 20;
+
 /// What a commit waits for.
 ///
 /// | level     | returns when                                        | survives a killed process | survives a power cut                     |
@@ -178,6 +182,12 @@ impl FileOptions {
         }
         if self.tuning.log_bytes < LOG_BYTES_MIN {
             return Err(FileError::Option("the log has at least 48 KiB"));
+        }
+        if self.tuning.log_bytes > LOG_BYTES_MAX || self.tuning.log_bytes_max > LOG_BYTES_MAX {
+            return Err(FileError::Option("the log has at most 1 GiB"));
+        }
+        if self.tuning.log_bytes > LOG_FIRST_BYTES_MAX {
+            return Err(FileError::Option("the log begins with at most 64 MiB"));
         }
         if self.tuning.numbers_ahead < 4096 {
             return Err(FileError::Option("at least 4096 numbers are reserved ahead"));

@@ -145,6 +145,9 @@ impl OwnerTable {
                     .map(|e| TwinEntry { home: get_u64(e, 0), saved: get_u64(e, 8) })
                     .collect(),
             };
+            if !entries.iter().all(|twin| twin.is_inside(PageNo::MAX)) {
+                return Err(FileError::Damaged { at: 0, why: "the owner directory names a page that cannot exist" });
+            }
             vacant.insert(entries);
         }
         Ok(homes.loaded.get_mut(&dir))

@@ -41,6 +41,8 @@ pub struct Part {
     charged_bytes: u64,
     /// What they were when the limits were looked at last.
     relieved_bytes: u64,
+    /// A spill failed: pages are missing, and the part can only be aborted.
+    pub(crate) broken: bool,
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
 }
@@ -63,6 +65,7 @@ impl Part {
             private_bytes: 0,
             charged_bytes: 0,
             relieved_bytes: 0,
+            broken: false,
             written_early: ExtentSet::default(),
             freed: Vec::new(),
             engine,
@@ -235,8 +238,10 @@ impl Part {
             return Ok(());
         }
         let stamp = self.engine.draw_stamp()?;
+        self.broken = true; // until all of them are written
         let pages = self.take_private();
         self.engine.flush_images(&pages, false)?;
+        self.broken = false;
         self.keep_frames(pages);
         self.relieved_bytes = 0;
         if !self.engine.options.broken(Sabotage::SpillKeepsStamp) {

@@ -377,7 +377,7 @@ impl Pipeline {
         if options.broken(Sabotage::ShowsUndurable) {
             append.pending.iter_mut().for_each(|p| p.immediate = false);
         }
-        self.advance_visible(&mut append);
+        self.advance_visible(&mut append, self.durable());
         Ok(seq)
     }
 
@@ -462,11 +462,10 @@ impl Pipeline {
     }
 
     /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it.
-    fn advance_visible(&self, append: &mut MutexGuard<'_, Append>) {
+    fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) {
         if self.is_poisoned() {
             return;
         }
-        let durable = self.durable();
         let mut newest = None;
         while append.pending.front().is_some_and(|p| p.version.seq <= durable || !p.immediate) {
             newest = append.pending.pop_front();
@@ -558,18 +557,24 @@ impl Pipeline {
                 }
                 synced?;
             }
+            if !options.broken(Sabotage::RetriesSync) {
+                disk.settled()?;
+            }
             self.unsynced_bytes.fetch_sub(log.unsynced_bytes, Ordering::Relaxed);
             log.plain = false;
             log.unsynced_bytes = 0;
             if options.broken(Sabotage::DurableReadLate) {
                 covered = self.appended();
             }
-            self.durable.fetch_max(covered.0, Ordering::AcqRel);
         } else {
             log.plain = true;
+            covered = self.durable();
         }
         drop(log);
-        self.advance_visible(&mut self.append.lock());
+        // Visible first: whoever returns because its commit is durable finds it in the next snapshot, and a checkpoint that is
+        // durable frees only what no new snapshot can reach.
+        self.advance_visible(&mut self.append.lock(), covered);
+        self.durable.fetch_max(covered.0, Ordering::AcqRel);
         Ok(())
     }
 

@@ -119,7 +119,9 @@ fn build(
     let geometry = Geometry::new(disk.page_bytes).ok_or(damaged("its page size is not supported"))?;
     let claimed_end = scan.parts().flat_map(|(_, p)| &p.claims).map(|c| c.extent.end()).max().unwrap_or(0);
     let log_end = scan.layout.extents().iter().map(|e| e.end()).max().unwrap_or(0);
-    let file_pages = superblock.file_pages.max(claimed_end).max(log_end);
+    // What lies beyond the end was free when it was cut off; the file grows again when it needs to.
+    let needed = superblock.used_end.max(claimed_end).max(log_end).max(geometry.min_file_pages());
+    let file_pages = superblock.file_pages.min(len_pages).max(needed);
     if len_pages < claimed_end.max(log_end) {
         return Err(FileError::Truncated {
             bytes_needed: claimed_end.max(log_end) * page_bytes,
@@ -147,9 +149,6 @@ fn build(
         let record = Record::Recovered { up_to: place.up_to, seq_limit, stamp_limit };
         chain = write_recovered(&disk, &superblock, &scan, &place, record_seq, epoch, &record)?;
         head = scan.layout.after(place.block, 1);
-    }
-    if !options.read_only && len_pages < file_pages {
-        disk.allocate(len_pages * page_bytes, (file_pages - len_pages) * page_bytes)?;
     }
 
     let (mut version, changed, freed_pages) = replay(&disk, &options, &space, &owners, &superblock, &scan)?;
@@ -263,6 +262,9 @@ fn replay(
     for (seq, part) in scan.parts() {
         if part.owner.0 >= owners.owners_max() {
             return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
+        }
+        if part.stamp >= scan.stamp_limit {
+            return Err(FileError::Damaged { at: 0, why: "the log uses a stamp beyond its limit" });
         }
         let leaf = leaf_of(part.owner);
         let before = *owners

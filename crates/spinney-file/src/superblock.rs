@@ -15,6 +15,9 @@ pub(crate) const SLOT_AT: [u64; 2] = [0, SLOT_BYTES as u64];
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"SPINNEY\n";
 
+/// No seq, stamp, epoch or checkpoint number of a real file comes near it; a forged one could overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 /// Where one page of a structure with two homes is, and which of them is current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct TwinEntry {
@@ -22,6 +25,13 @@ pub(crate) struct TwinEntry {
     pub(crate) home: u64,
     /// Checkpoint number << 1 | side; 0: never saved.
     pub(crate) saved: u64,
+}
+
+impl TwinEntry {
+    /// Whether both homes lie in a file of `file_pages`, or there are none.
+    pub(crate) fn is_inside(self, file_pages: u64) -> bool {
+        self.home < file_pages && self.home + 2 <= file_pages && self.saved >> 1 < NUMBER_MAX
+    }
 }
 
 /// One slot. Integers are little-endian.
@@ -166,7 +176,12 @@ impl Superblock {
         let bounded = file_pages <= i64::MAX as u64 / u64::from(page_bytes)
             && log_start < log.blocks()
             && log.extents().iter().all(|e| e.end() <= file_pages)
-            && get_u64(slot, 112) <= file_pages;
+            && get_u64(slot, 112) <= file_pages
+            && [32, 56, 64, 72, 80].into_iter().all(|at| get_u64(slot, at) < NUMBER_MAX)
+            && get_u64(slot, 64) < get_u64(slot, 72);
+        let owners: Vec<TwinEntry> =
+            pairs(OWNERS_AT, 128, OWNER_DIRS_MAX)?.map(|(home, saved)| TwinEntry { home, saved }).collect();
+        let bounded = bounded && owners.iter().all(|twin| twin.is_inside(file_pages));
         bounded.then_some(Self {
             page_bytes,
             epoch: get_u64(slot, 32),
@@ -183,7 +198,7 @@ impl Superblock {
             map: pairs(MAP_AT, 124, MAP_DIRS_MAX)?
                 .map(|(saved, free_pages)| DirectoryEntry { saved, free_pages })
                 .collect(),
-            owners: pairs(OWNERS_AT, 128, OWNER_DIRS_MAX)?.map(|(home, saved)| TwinEntry { home, saved }).collect(),
+            owners,
         })
     }
 }

@@ -344,3 +344,32 @@ fn a_full_file_can_be_emptied() {
     println!("{refused} refused, {filled} filled and emptied");
     assert!(refused > 50 && filled > 300, "{refused} refused, {filled} filled");
 }
+
+/// The log grows with a checkpoint that fails, while its end lies before its beginning: commits go on, and what was acknowledged stays.
+#[test]
+fn a_log_that_grew_in_vain_keeps_its_beginning() {
+    let mut grown = 0;
+    // Earlier checkpoints move the beginning; each write that follows fails.
+    for (checkpoints, failing) in (0..6).flat_map(|c| (0..20).map(move |f| (c, f))) {
+        let disk = SimDisk::new();
+        let file = open(&disk).unwrap();
+        let mut number = 0;
+        for _ in 0..checkpoints {
+            number += 1;
+            commit_page(&file, OWNERS[1], number).unwrap();
+            file.checkpoint().unwrap();
+        }
+        let blocks = file.stats().log.blocks;
+        disk.inject(Fault { calls: CallSet::WRITE, after: failing, sticky: false, kind: FaultKind::Io });
+        for _ in 0..20 {
+            number += u64::from(commit_page(&file, OWNERS[1], number + 1).is_ok());
+            let stats = file.stats();
+            grown += u64::from(stats.checkpoints_failed > 0 && stats.log.blocks > blocks);
+            let survivor = disk.fork().power_cut(PowerCut::LoseAll);
+            let what = format!("write {failing} failed after {checkpoints} checkpoints");
+            let (state, _) = open(&survivor).and_then(|file| state_of(&file)).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(commit_of(&state), number, "{what}");
+        }
+    }
+    assert!(grown > 0, "no log grew in vain");
+}

@@ -6,6 +6,9 @@ use spinney_alloc::Extent;
 /// byte shares a sector with a later write.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
+/// A log is never larger: a file that says so is hostile.
+pub(crate) const LOG_BLOCKS_MAX: u64 = 1 << 19;
+
 /// The extents that form the log. It grows at its end only, and only by the record of a checkpoint, so a block's index never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RingLayout {
@@ -25,7 +28,7 @@ impl RingLayout {
         }
         let per_page = u64::from(page_bytes) / BLOCK_BYTES;
         let blocks = extents.iter().try_fold(0u64, |sum, e| sum.checked_add(e.pages.checked_mul(per_page)?))?;
-        (blocks <= u64::from(u32::MAX)).then_some(Self { extents, page_bytes, blocks })
+        (blocks <= LOG_BLOCKS_MAX).then_some(Self { extents, page_bytes, blocks })
     }
 
     pub(crate) fn extents(&self) -> &[Extent] {

@@ -8,14 +8,12 @@ use crate::{
     options::{FileOptions, Sabotage},
     page::RunDigest,
     pipeline::head_after,
-    superblock::Superblock,
+    superblock::{NUMBER_MAX, Superblock},
 };
 use spinney_alloc::{Extent, Seq, Stamp};
 
 /// Blocks read at a time when the whole log is looked through.
 const READ_BLOCKS: u64 = 256;
-/// A log is never larger: a file that says so is hostile.
-const LOG_BLOCKS_MAX: u64 = 1 << 19;
 
 /// A commit of the log.
 #[derive(Debug)]
@@ -159,9 +157,6 @@ impl Reader<'_> {
 
     /// Follows the chain from the superblock for as long as it holds.
     fn accept_groups(&mut self, scan: &mut Scan) -> Result<(), FileError> {
-        if scan.layout.blocks() > LOG_BLOCKS_MAX {
-            return Err(FileError::Damaged { at: 0, why: "the log is larger than any log can be" });
-        }
         let mut blocks_seen = 0;
         while blocks_seen < scan.layout.blocks() {
             let (previous, block) = (scan.chain, scan.head);
@@ -236,6 +231,9 @@ impl Reader<'_> {
                 Record::decode(records, self.superblock.page_bytes).ok_or_else(|| malformed.clone())?;
             records = rest;
             match record {
+                Record::Recovered { seq_limit: Seq(a), stamp_limit: Stamp(b), .. } if a.max(b) >= NUMBER_MAX => {
+                    return Err(malformed);
+                }
                 Record::Recovered { up_to, seq_limit, stamp_limit } => {
                     // An earlier recovery's decision holds: what it dropped stays dropped, what it kept was synced.
                     self.commits.retain(|commit| commit.seq <= up_to);
