@@ -44,14 +44,11 @@ impl Space {
         disk: &Disk,
         mut f: impl FnMut(&mut Allocator) -> Result<T, Need>,
     ) -> Result<T, FileError> {
-        loop {
-            let need = match f(&mut self.map.lock()) {
-                Ok(done) => return Ok(done),
-                Err(need) => need,
-            };
-            assert!(!matches!(need, Need::Growth { .. }), "no growth is needed to give space back");
-            self.satisfy(disk, need)?;
-        }
+        self.with(disk, |map| {
+            f(map).inspect_err(|need| {
+                assert!(!matches!(need, Need::Growth { .. }), "no growth is needed to give space back");
+            })
+        })
     }
 
     /// Runs `f` while nobody extends the file.

@@ -65,21 +65,7 @@ impl Version {
 
     /// The root of `owner` if it changed since opening; `None` means "as at opening".
     pub(crate) fn changed(&self, owner: Owner) -> Option<&OwnerRoot> {
-        let leaf = leaf_of(owner);
-        if u64::from(leaf) >> (BITS * self.height) != 0 {
-            return None;
-        }
-        let mut node = self.top.as_deref()?;
-        let mut level = self.height;
-        loop {
-            match node {
-                Node::Leaf(roots) => return Some(&roots[place(owner)]),
-                Node::Branch(children) => {
-                    level -= 1;
-                    node = children[(leaf >> (BITS * level)) as usize % FAN_OUT].as_deref()?;
-                }
-            }
-        }
+        self.changed_leaf(leaf_of(owner)).map(|roots| &roots[place(owner)])
     }
 
     /// Puts `root` for `owner`; `opening` gives the owner's leaf as it was at opening, asked for on the first change to it.
