@@ -44,14 +44,11 @@ impl Variant {
     }
 
     fn tuning(self) -> Tuning {
-        let merge = !matches!(self, Self::MergingOff | Self::MergingAndArenasOff);
-        let mut tuning = Tuning { merge, arenas: self != Self::MergingAndArenasOff, ..Tuning::default() };
-        if !merge {
-            // An image that is written durably by itself would wait for the disk once per page: that would measure
-            // hundreds of syncs instead of hundreds of writes. Without it the group's sync covers the image.
-            tuning.sync_alone_bytes = u64::MAX;
+        Tuning {
+            merge: !matches!(self, Self::MergingOff | Self::MergingAndArenasOff),
+            arenas: self != Self::MergingAndArenasOff,
+            ..Tuning::default()
         }
-        tuning
     }
 }
 

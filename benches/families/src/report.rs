@@ -13,8 +13,7 @@ pub(crate) fn markdown(outcomes: &[Outcome], transactions: u32) -> String {
     let mut out = format!(
         "# Writers of several families\n\nEach writer: {transactions} durable transactions of {RECORDS} records, u64 keys \
          in order, {VALUE_BYTES} B values. Medians of {runs} runs; ratios are medians of the ratios within each run. \
-         Bare disk: as many bytes per transaction as Spinney wrote, one `pwritev` and one `fdatasync`. \
-         With merging off images are covered by the group's sync, not written durably one by one.\n\n"
+         Bare disk: as many bytes per transaction as Spinney wrote, one `pwritev` and one `fdatasync`.\n\n"
     );
     let rows = cases(outcomes).into_iter().map(|(writers, variant)| row(outcomes, writers, variant));
     let heads = [

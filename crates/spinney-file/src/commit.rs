@@ -13,14 +13,14 @@ use crate::{
     version::{OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
-use spinney_alloc::{Delta, Extent, ExtentSet, Freed, PageNo, Seq, Stamp};
+use spinney_alloc::{Delta, Extent, Freed, PageNo, Seq, Stamp};
 use std::io::IoSlice;
 
 /// Un-synced images start a leader by themselves when there is this much of them.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 
-/// An image in more runs than this is cheaper to sync as a whole.
-const SYNCED_RUNS_MAX: usize = 3;
+/// Shorter runs are left to the sync: their way to the disk is not worth a call of its own.
+const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
 
 /// Pages ready to be written, in order.
 #[derive(Debug, Default)]
@@ -49,21 +49,26 @@ impl DirtyPages {
 }
 
 impl Engine {
-    /// Writes pages of images, coalesced: un-synced, or each run durable when its write returns.
-    pub(crate) fn flush_images(&self, pages: &DirtyPages, synced: bool) -> Result<Vec<WrittenRun>, FileError> {
-        let latencies = &self.disk.counters.latencies;
+    /// Writes pages of images, coalesced and un-synced. Long runs set out for the disk at once, while other writers still work, so that
+    /// the group's sync finds little to wait for.
+    pub(crate) fn flush_images(&self, pages: &DirtyPages) -> Result<Vec<WrittenRun>, FileError> {
         let mut flusher = Flusher {
             page_bytes: self.disk.page_bytes,
             merge: self.options.tuning.merge,
             counters: &self.disk.counters.images,
-            latency: if synced { &latencies.sync } else { &latencies.write },
-            write: |at, run: &[IoSlice<'_>]| {
-                if synced { self.disk.write_run_sync(at, run) } else { self.disk.write_run(at, run) }
-            },
+            latency: &self.disk.counters.latencies.write,
+            write: |at, run: &[IoSlice<'_>]| self.disk.write_run(at, run),
         };
         let skipped = usize::from(self.options.broken(Sabotage::ImageSkipsAPage)).min(pages.sealed.len());
         let runs = flusher.flush(&pages.sealed[skipped..], &pages.raw)?.runs;
+        for run in runs.iter().filter(|run| self.bytes_of(run.extent) >= WRITEBACK_BYTES_MIN) {
+            self.disk.storage.begin_writeback(self.disk.offset(run.extent.start), self.bytes_of(run.extent));
+        }
         Ok(runs)
+    }
+
+    fn bytes_of(&self, extent: Extent) -> u64 {
+        extent.pages * self.disk.page_bytes as u64
     }
 
     /// Commits `parts`, whose slots the caller holds until `appended` is called: with the append done, the next writers
@@ -143,16 +148,9 @@ impl Engine {
             if !part.base.exists() {
                 self.home_for(leaf)?;
             }
-            let spilled_here = !part.written_early.is_empty();
-            spilled |= spilled_here;
+            spilled |= !part.written_early.is_empty();
             let pages = part.take_private();
-            let alone = !spilled_here && durability == Durability::Immediate && self.syncs_alone(&part.written_early);
-            // A failed sync says nothing about whose bytes were lost.
-            let runs = self.flush_images(&pages, alone).inspect_err(|_| {
-                if alone {
-                    self.pipeline.poison();
-                }
-            })?;
+            let runs = self.flush_images(&pages)?;
             part.keep_frames(pages);
             let claims: Vec<RunClaim> = if spilled {
                 part.written_early.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
@@ -162,7 +160,7 @@ impl Engine {
             let allocated: Vec<Extent> = part.written_early.iter().collect();
             let pages_claimed: u64 = allocated.iter().map(|e| e.pages).sum();
             self.remember_appetite(part.owner, pages_claimed);
-            unsynced_bytes += if alone { 0 } else { pages_claimed * page_bytes };
+            unsynced_bytes += pages_claimed * page_bytes;
             let freed = coalesced(std::mem::take(&mut part.freed));
             images.push(ImagePart {
                 owner: part.owner,
@@ -199,13 +197,6 @@ impl Engine {
             part.written_early.clear();
         }
         Ok(Prepared { record, blocks, immediate: durability == Durability::Immediate, unsynced_bytes, roots, deltas })
-    }
-
-    /// Whether an Immediate image of these pages is written durably run by run: a large one in few runs. Writers then wait for
-    /// their own bytes side by side, and the leader for the log alone.
-    fn syncs_alone(&self, pages: &ExtentSet) -> bool {
-        let bytes = pages.pages() * self.disk.page_bytes as u64;
-        self.options.tuning.merge && bytes >= self.options.tuning.sync_alone_bytes && pages.runs() <= SYNCED_RUNS_MAX
     }
 
     /// The append was refused: the pages are nobody's.

@@ -152,17 +152,12 @@ impl Disk {
     /// Writes `bytes` at byte `at`; they are durable when it returns, and only they.
     pub(crate) fn write_sync(&self, at: u64, bytes: &[u8]) -> Result<(), FileError> {
         let begun = Instant::now();
-        self.write_run_sync(at, &[IoSlice::new(bytes)])?;
+        let run = [IoSlice::new(bytes)];
+        let calls = self.syncing(|| write_all_sync(&*self.storage, at, &run))?;
         self.counters.latencies.sync.record(begun.elapsed());
-        Ok(())
-    }
-
-    /// Writes adjacent buffers; they are durable when it returns, and only they. The caller takes the time.
-    pub(crate) fn write_run_sync(&self, at: u64, run: &[IoSlice<'_>]) -> Result<u64, FileError> {
-        let calls = self.syncing(|| write_all_sync(&*self.storage, at, run))?;
-        self.wrote(calls, run);
+        self.wrote(calls, &run);
         self.io.synced_writes.fetch_add(calls, Relaxed);
-        Ok(calls)
+        Ok(())
     }
 
     fn syncing<T>(&self, call: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileError> {

@@ -93,8 +93,6 @@ pub struct Tuning {
     pub log_bytes_max: u64,
     /// A checkpoint is due when this much was freed since the last one, or a sixteenth of the file if that is more.
     pub checkpoint_after_freed_bytes: u64,
-    /// An Immediate image of at least this size, in a few runs, is written durably by itself instead of in the group's sync.
-    pub sync_alone_bytes: u64,
     /// An Immediate commit with more un-synced bytes than this syncs them by itself before it is appended.
     pub sync_first_bytes: u64,
     /// The same for Eventual and Buffered commits.
@@ -116,7 +114,6 @@ impl Default for Tuning {
             log_bytes: 64 << 10,
             log_bytes_max: 16 << 20,
             checkpoint_after_freed_bytes: 8 << 20,
-            sync_alone_bytes: 512 << 10,
             sync_first_bytes: 4 << 20,
             sync_first_eventual_bytes: 64 << 20,
             spill_bytes: u64::MAX,

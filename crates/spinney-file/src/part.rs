@@ -240,7 +240,7 @@ impl Part {
         let stamp = self.engine.draw_stamp()?;
         self.broken = true; // until all of them are written
         let pages = self.take_private();
-        self.engine.flush_images(&pages, false)?;
+        self.engine.flush_images(&pages)?;
         self.broken = false;
         self.keep_frames(pages);
         self.relieved_bytes = 0;

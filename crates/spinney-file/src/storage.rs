@@ -46,6 +46,10 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Makes every write that returned before this call durable, and the file's length.
     fn sync_data(&self) -> std::io::Result<()>;
 
+    /// Asks that a range just written set out for the disk now instead of at the next
+    /// [`sync_data`](Storage::sync_data), which then waits for less. Promises nothing and cannot fail.
+    fn begin_writeback(&self, _at: u64, _bytes: u64) {}
+
     /// Gives the range real blocks and extends the file over it; bytes never written read as zero.
     /// Un-synced until the next [`sync_data`](Storage::sync_data).
     fn allocate(&self, at: u64, bytes: u64) -> std::io::Result<()>;

@@ -34,7 +34,6 @@ fn options(seed: u64) -> Options {
         log_bytes: 16 * 4096,
         log_bytes_max: 32 * 4096,
         checkpoint_after_freed_bytes: 60 * 4096,
-        sync_alone_bytes: if seed.is_multiple_of(2) { 5 * 4096 } else { u64::MAX },
         sync_first_bytes: 12 * 4096,
         sync_first_eventual_bytes: 24 * 4096,
         spill_bytes: if seed.is_multiple_of(3) { 6 * 4096 } else { u64::MAX },

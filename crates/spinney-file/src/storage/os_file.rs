@@ -21,6 +21,7 @@ use std::{
 /// | vectored reads and writes | `preadv`, `pwritev` | one call per buffer: shorter, never wrong |
 /// | [`write_sync`](Storage::write_sync) | `pwritev2(RWF_DSYNC)`; where that is unknown, a write and `fdatasync` | a write and a full sync |
 /// | [`sync_data`](Storage::sync_data) | `fdatasync` | `File::sync_data` (`F_FULLFSYNC` on macOS) |
+/// | [`begin_writeback`](Storage::begin_writeback) | `posix_fadvise(DONTNEED)` | nothing |
 /// | [`allocate`](Storage::allocate) | `fallocate`; where that is unknown, zeros are written | zeros are written |
 /// | [`punch`](Storage::punch) | `fallocate(PUNCH_HOLE)` | [`ErrorKind::Unsupported`] |
 /// | [`drop_cache`](Storage::drop_cache) | `posix_fadvise(DONTNEED)` | nothing |
@@ -143,6 +144,10 @@ impl Storage for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         sys::sync_data(&self.file)
+    }
+
+    fn begin_writeback(&self, at: u64, bytes: u64) {
+        sys::begin_writeback(&self.file, at, bytes);
     }
 
     fn allocate(&self, at: u64, bytes: u64) -> io::Result<()> {

@@ -17,7 +17,6 @@ pub fn small(sabotage: Option<Sabotage>) -> FileOptions {
             log_bytes: 12 * 4096,
             log_bytes_max: 24 * 4096,
             checkpoint_after_freed_bytes: 40 * 4096,
-            sync_alone_bytes: 7 * 4096,
             sync_first_bytes: 9 * 4096,
             sync_first_eventual_bytes: 20 * 4096,
             numbers_ahead: 4096,

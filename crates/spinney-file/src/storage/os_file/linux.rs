@@ -85,6 +85,11 @@ pub(super) fn drop_cache(file: &File) -> io::Result<()> {
     }
 }
 
+/// The kernel starts writing out the dirty pages of a range it is told not to keep, and does not wait for them.
+pub(super) fn begin_writeback(file: &File, at: u64, bytes: u64) {
+    let _ = rustix::fs::fadvise(file, at, std::num::NonZeroU64::new(bytes), Advice::DontNeed);
+}
+
 fn at_most<'r, 'b>(run: &'r [IoSlice<'b>]) -> &'r [IoSlice<'b>] {
     &run[..run.len().min(BUFFERS_PER_CALL_MAX)]
 }

@@ -85,3 +85,5 @@ pub(super) fn punch(_file: &File, _at: u64, _bytes: u64) -> io::Result<()> {
 pub(super) fn drop_cache(_file: &File) -> io::Result<()> {
     Ok(())
 }
+
+pub(super) fn begin_writeback(_file: &File, _at: u64, _bytes: u64) {}
