@@ -110,6 +110,11 @@ impl Engine {
         }
     }
 
+    /// Effects of one commit that take more than this are not worth a place in the log (rule 3).
+    pub(crate) fn effect_bytes_max(&self) -> usize {
+        usize::try_from(self.options.tuning.log_bytes_max / 16).unwrap_or(usize::MAX)
+    }
+
     // ---- room in the log (rule 5) ----
 
     /// Reserves room for a record, by a checkpoint if need be. The caller holds writer slots only.

@@ -67,7 +67,7 @@ pub use crate::{
     disk::IoStats,
     error::{FileError, IoOp},
     file::PagedFile,
-    options::{Create, Durability, FileOptions, Tuning},
+    options::{Create, Durability, FileOptions, Replay, Tuning},
     page::{PageCheck, PageHeader, PagePtr},
     pages::Pages,
     part::Part,

@@ -1,6 +1,6 @@
 //! How a file is opened.
 
-use crate::{error::FileError, page::PageCheck};
+use crate::{error::FileError, page::PageCheck, part::Part};
 use std::time::Duration;
 
 /// The smallest log: 12 blocks, of which commits never get 6.
@@ -60,6 +60,8 @@ pub struct FileOptions {
     pub create: Create,
     /// Checks the structure of a page when it comes from storage.
     pub page_check: PageCheck,
+    /// Repeats the effects of small commits when the file is opened after a crash. Without it every commit writes its pages.
+    pub replay: Option<Replay>,
     /// What benchmarks and tests vary.
     pub tuning: Tuning,
 }
@@ -75,10 +77,15 @@ impl Default for FileOptions {
             read_only: false,
             create: Create::IfMissing,
             page_check: |_| Ok(()),
+            replay: None,
             tuning: Tuning::default(),
         }
     }
 }
+
+/// Repeats commits of one owner: `part` is as the owner was before them, and each element of `commits` is what
+/// [`Part::log_effect`](crate::Part::log_effect) gathered in one of them, in order. Leaves the new root in the part.
+pub type Replay = fn(part: &mut Part, commits: &[&[u8]]) -> Result<(), FileError>;
 
 /// Measures of the engine that have good defaults; benchmarks and tests vary them.
 #[derive(Clone, Debug)]

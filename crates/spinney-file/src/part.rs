@@ -45,6 +45,8 @@ pub struct Part {
     pub(crate) broken: bool,
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
+    /// What was done, for the log; `None` once it was too much: then the commit writes its pages.
+    pub(crate) effects: Option<Vec<u8>>,
 }
 
 impl Part {
@@ -68,6 +70,7 @@ impl Part {
             broken: false,
             written_early: ExtentSet::default(),
             freed: Vec::new(),
+            effects: engine.options.replay.map(|_| Vec::new()),
             engine,
         })
     }
@@ -75,6 +78,37 @@ impl Part {
     /// Whose part this is.
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// Whether effects are still gathered. Once there are too many, or when the file was opened without
+    /// [`replay`](crate::FileOptions::replay), the commit writes pages, and nobody needs them.
+    #[inline]
+    pub fn logs_effects(&self) -> bool {
+        self.effects.is_some()
+    }
+
+    /// Adds an effect to what the log will tell about this commit: opaque bytes, given back to
+    /// [`replay`](crate::FileOptions::replay) after a crash.
+    pub fn log_effect(&mut self, pieces: &[&[u8]]) {
+        let limit = self.engine.effect_bytes_max();
+        if let Some(effects) = &mut self.effects {
+            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+            if effects.len() + bytes > limit {
+                self.effects = None;
+            } else {
+                pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
+            }
+        }
+    }
+
+    /// All effects so far, to be shortened: what they amount to must stay the same.
+    pub fn effects_mut(&mut self) -> Option<&mut Vec<u8>> {
+        self.effects.as_mut()
+    }
+
+    /// This commit cannot be told by effects: it writes its pages.
+    pub fn write_pages(&mut self) {
+        self.effects = None;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
