@@ -166,6 +166,58 @@ impl PageCache {
         self.install(&Pin::new(), ptr, page);
     }
 
+    /// Puts pages of one commit here that have been written nowhere else: they stay until [`written`](Self::written) or
+    /// [`remove_extent`](Self::remove_extent). Older writings of the same pages go.
+    pub(crate) fn insert_dirty(&self, pages: impl IntoIterator<Item = (PagePtr, Bytes)>) {
+        let pin = Pin::new();
+        {
+            let mut queue = self.queue.lock();
+            for (ptr, bytes) in pages {
+                if let Some(resident) = self.table.find(ptr.page, &pin) {
+                    assert!(resident.ptr.stamp < ptr.stamp, "{ptr:?} over {:?}", resident.ptr);
+                    self.take(resident, &mut queue, &pin);
+                }
+                let frame = Box::new(Frame::new(ptr, bytes, queue.ticket(), self.budget.clone()));
+                self.table.reserve(ptr.page, &pin, &self.budget);
+                self.table.put(frame, &pin, &self.budget).charge_dirty();
+            }
+        }
+        self.collect_if_due(&pin);
+    }
+
+    /// These pages have been written: they may be evicted now. Pages that are not here, or not dirty, do not matter.
+    pub(crate) fn written(&self, pages: &[PagePtr]) {
+        for some in pages.chunks(64) {
+            let pin = Pin::new();
+            {
+                let mut queue = self.queue.lock();
+                for ptr in some {
+                    let frame = self.table.find(ptr.page, &pin).filter(|frame| frame.ptr == *ptr && frame.is_dirty());
+                    if let Some(frame) = frame {
+                        frame.clean();
+                        queue.admit(frame, &self.budget);
+                    }
+                }
+                self.make_room(0, &mut queue, &pin);
+            }
+            self.collect_if_due(&pin);
+        }
+    }
+
+    /// Drops pages of numbers that have become free, all at once.
+    pub(crate) fn remove_pages(&self, pages: impl IntoIterator<Item = PageNo>) {
+        let pin = Pin::new();
+        {
+            let mut queue = self.queue.lock();
+            for page in pages {
+                if let Some(frame) = self.table.find(page, &pin) {
+                    self.take(frame, &mut queue, &pin);
+                }
+            }
+        }
+        self.collect_if_due(&pin);
+    }
+
     /// Drops whatever is cached under this number, because the page has become free.
     pub(crate) fn remove(&self, page: PageNo) {
         self.remove_extent(Extent::page(page));
@@ -195,7 +247,9 @@ impl PageCache {
         if self.table.find(page, &pin).is_some() {
             let mut queue = self.queue.lock();
             if let Some(frame) = self.table.find(page, &pin) {
-                queue.supersede(frame, &self.table, &pin);
+                if !frame.is_dirty() {
+                    queue.supersede(frame, &self.table, &pin);
+                }
             }
         }
     }
@@ -267,8 +321,11 @@ impl PageCache {
     fn take(&self, frame: &Frame, queue: &mut Eviction, pin: &Pin) {
         let taken = self.table.take(frame.ptr.page, pin, &self.budget);
         assert!(taken.is_some_and(|taken| std::ptr::eq(taken, frame)), "{:?} was not in the table", frame.ptr);
+        let was_queued = !frame.is_dirty();
         frame.release();
-        queue.forget(frame, &self.table, pin);
+        if was_queued {
+            queue.forget(frame, &self.table, pin);
+        }
         self.uncollected.fetch_add(1, Relaxed);
     }
 

@@ -37,6 +37,7 @@ mod account {
     pub(super) const NONE: u8 = 0;
     pub(super) const RESIDENT: u8 = 1;
     pub(super) const LIMBO: u8 = 2;
+    pub(super) const DIRTY: u8 = 3;
 }
 
 impl Frame {
@@ -98,12 +99,35 @@ impl Frame {
         self.budget.charge(Charge::Frames, self.cost());
     }
 
+    /// Charges for a frame whose page is nowhere else yet.
+    pub(super) fn charge_dirty(&self) {
+        let before = self.account.swap(account::DIRTY, Relaxed);
+        assert_eq!(before, account::NONE, "{:?} entered the cache twice", self.ptr);
+        self.budget.charge(Charge::Dirty, self.cost());
+    }
+
+    /// Whether the page is nowhere else yet, so that the frame must stay.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.account.load(Relaxed) == account::DIRTY
+    }
+
+    /// The page has been written: from here on the frame counts as any other.
+    pub(super) fn clean(&self) {
+        let before = self.account.swap(account::RESIDENT, Relaxed);
+        assert_eq!(before, account::DIRTY, "{:?} was clean", self.ptr);
+        self.budget.charge(Charge::Frames, self.cost());
+        self.budget.credit(Charge::Dirty, self.cost());
+    }
+
     /// Takes the charge back for a frame that leaves it. Until the last reader has gone it is in limbo.
     pub(super) fn release(&self) {
         let before = self.account.swap(account::LIMBO, Relaxed);
-        assert_eq!(before, account::RESIDENT, "{:?} left the cache twice", self.ptr);
         self.budget.charge(Charge::Limbo, self.cost());
-        self.budget.credit(Charge::Frames, self.cost());
+        match before {
+            account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()),
+            account::DIRTY => self.budget.credit(Charge::Dirty, self.cost()),
+            _ => panic!("{:?} left the cache twice", self.ptr),
+        }
     }
 }
 
@@ -112,6 +136,7 @@ impl Drop for Frame {
         match *self.account.get_mut() {
             account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()), // the cache itself is dropped
             account::LIMBO => self.budget.credit(Charge::Limbo, self.cost()),
+            account::DIRTY => self.budget.credit(Charge::Dirty, self.cost()),
             _ => {}
         }
     }
