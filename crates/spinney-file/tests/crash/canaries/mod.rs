@@ -1,12 +1,14 @@
 //! One engine broken on purpose for each rule. Most are noticed by random runs; some break what random runs do not
 //! reach, and have a scenario of their own, which the healthy engine must pass.
 
+mod append; // rules 1 and 6: who comes first
 mod log; // rules 7 to 9 and 16: what is acknowledged, what is shown
+mod pages; // rules 11 to 13: who may have a page
 mod random; // what random runs reach
 mod superblock; // rules 14 and 15
 
 use crate::support::small;
-use spinney_file::{FileError, PagedFile, Sabotage, SimDisk};
+use spinney_file::{FileError, Interlude, PagedFile, Sabotage, SimDisk};
 use std::{
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
@@ -25,6 +27,13 @@ fn tells_apart(rule: Sabotage, scenario: impl Fn(Option<Sabotage>) -> Result<(),
 
 fn open(disk: &SimDisk, sabotage: Option<Sabotage>) -> Result<PagedFile, FileError> {
     PagedFile::open(Arc::new(disk.clone()), small(sabotage))
+}
+
+/// The same, with what somebody else does in the middle of its next operation still to be said.
+fn open_to_interludes(disk: &SimDisk, sabotage: Option<Sabotage>) -> Result<(PagedFile, Interlude), FileError> {
+    let options = small(sabotage);
+    let interlude = options.tuning.interlude.clone();
+    Ok((PagedFile::open(Arc::new(disk.clone()), options)?, interlude))
 }
 
 thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
