@@ -110,6 +110,11 @@ impl PageCache {
         Some(&frame.bytes)
     }
 
+    /// Whatever is here under that number: a broken engine's lookup.
+    pub(crate) fn any<'p>(&self, pin: &'p Pin, page: PageNo) -> Option<&'p Bytes> {
+        self.table.find(page, pin).map(|frame| &frame.bytes)
+    }
+
     /// The page that `ptr` means, brought by `load` if it is not here. One caller at a time loads a page; the others
     /// wait for that one and share its result. `load` returns the page verified, in a buffer of its own (part of a
     /// larger one would keep all of it in memory, unaccounted), and must not ask this cache for the same page.

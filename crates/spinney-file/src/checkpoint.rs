@@ -6,6 +6,7 @@
 use crate::{
     engine::Engine,
     error::FileError,
+    live_map::LiveMap,
     log::{BLOCK_BYTES, LOG_BLOCKS_MAX, Record, RingLayout},
     options::Sabotage,
     owners::{NO_OWNER, SavedOwners},
@@ -99,7 +100,7 @@ impl Engine {
         let (layout, grown) =
             if self.pipeline.is_closed() { (self.pipeline.layout(), None) } else { self.enlarged_log()? };
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-        let cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
+        let mut cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
             Ok(cut) => cut,
             Err(error) => {
                 self.space.give_back(grown);
@@ -107,6 +108,10 @@ impl Engine {
             }
         };
         self.checkpoints.wanted_blocks.store(0, Ordering::Relaxed);
+        self.options.interlude();
+        if self.options.broken(Sabotage::MapAfterCut) {
+            self.pipeline.add_later(&mut cut);
+        }
         let saved = self.save(newest, number, &layout, grown, &cut);
         match saved {
             Ok((superblock, owners)) => {
@@ -148,8 +153,9 @@ impl Engine {
             self.space.satisfy(&self.disk, need)?;
         }
         let used_end = self.space.with(&self.disk, |map| map.durable_used_end())?;
-        let owners = self.owners.save(&self.disk, &cut.version, &cut.changed, number)?;
-        self.save_map(number)?;
+        let owners = self.owners.save(&self.disk, &self.options, &cut.version, &cut.changed, number)?;
+        let mut live = LiveMap::if_broken(self)?;
+        self.save_map(number, live.as_mut())?;
         let ahead = self.options.tuning.numbers_ahead;
         let superblock = Superblock {
             number,
@@ -164,7 +170,7 @@ impl Engine {
             file_pages: self.space.map(|map| map.file_pages()),
             used_end,
             log: layout.clone(),
-            map: self.space.map(|map| map.superblock_entries()),
+            map: LiveMap::entries(live, self.space.map(|map| map.superblock_entries())),
             owners: self.owners.superblock_entries(&owners),
             page_bytes: newest.page_bytes,
             file_id: newest.file_id,
@@ -174,7 +180,8 @@ impl Engine {
             self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
             self.disk.settled().inspect_err(|_| self.pipeline.poison())?;
         }
-        let slot = SLOT_AT[superblock.slot()];
+        let in_turn = !self.options.broken(Sabotage::SuperblockInOneSlot);
+        let slot = SLOT_AT[if in_turn { superblock.slot() } else { 0 }];
         // A superblock that fails half-way may be on disk or not; only reopening can tell.
         self.disk.write_sync(slot, &superblock.encode()).inspect_err(|_| self.pipeline.poison())?;
         self.disk.settled().inspect_err(|_| self.pipeline.poison())?;
@@ -213,16 +220,18 @@ impl Engine {
     }
 
     /// Writes the changed map pages and their directories to the homes that are not current.
-    fn save_map(&self, number: u64) -> Result<(), FileError> {
+    fn save_map(&self, number: u64, mut live: Option<&mut LiveMap>) -> Result<(), FileError> {
         let mut page = vec![0; self.disk.page_bytes];
         for region in self.space.map(|map| map.changed_regions()) {
             page.fill(0);
             let home = self.space.map(|map| map.encode_region(region, &mut page));
+            live.iter_mut().for_each(|live| live.put(KIND_MAP_REGION, &mut page));
             self.write_map_page(home, number, KIND_MAP_REGION, &mut page)?;
         }
         for directory in self.space.map(|map| map.changed_directories()) {
             page.fill(0);
             let home = self.space.map(|map| map.encode_directory(directory, &mut page));
+            live.iter_mut().for_each(|live| live.put(KIND_MAP_DIRECTORY, &mut page));
             self.write_map_page(home, number, KIND_MAP_DIRECTORY, &mut page)?;
         }
         Ok(())
@@ -230,6 +239,11 @@ impl Engine {
 
     fn write_map_page(&self, home: PageNo, number: u64, kind: u8, page: &mut [u8]) -> Result<(), FileError> {
         page[PageHeader::KIND] = kind;
+        if self.options.broken(Sabotage::MapInBothHomes) {
+            // Pairs of homes begin at even pages, but for pages of 64 KiB.
+            let twin = PageNo::new(home.get() ^ 1).expect("homes are behind the header");
+            self.disk.write_page(PagePtr { page: twin, stamp: Stamp(number) }, NO_OWNER, page)?;
+        }
         self.disk.write_page(PagePtr { page: home, stamp: Stamp(number) }, NO_OWNER, page)
     }
 

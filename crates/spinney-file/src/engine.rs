@@ -8,7 +8,7 @@ use crate::{
     disk::Disk,
     error::FileError,
     maintenance::Signal,
-    options::FileOptions,
+    options::{FileOptions, Sabotage},
     owners::OwnerTable,
     page::PagePtr,
     pipeline::{Goal, Pipeline},
@@ -57,6 +57,11 @@ impl Engine {
 
     /// The page behind `ptr`, from the cache or verified from storage.
     pub(crate) fn page<'p>(&self, pin: &'p Pin, owner: Owner, ptr: PagePtr) -> Result<&'p Bytes, FileError> {
+        if self.options.broken(Sabotage::FramesByNumber)
+            && let Some(bytes) = self.cache.any(pin, ptr.page)
+        {
+            return Ok(bytes);
+        }
         self.cache.get_or_load(pin, ptr, || self.load(owner, ptr))
     }
 
@@ -242,9 +247,10 @@ impl Engine {
 /// before the next checkpoint is durable.
 impl Protect for Engine {
     fn holder(&self, owner: Owner, birth: Stamp, death: Stamp) -> Option<u64> {
-        if self.options.broken(crate::options::Sabotage::ForgetsSnapshots) {
+        if self.options.broken(Sabotage::ForgetsSnapshots) {
             return None;
         }
-        self.readers.holder(owner, birth, death, |version, owner| self.stamp_in(version, owner))
+        let holder = self.readers.holder(owner, birth, death, |version, owner| self.stamp_in(version, owner));
+        holder.filter(|&holder| holder != REGISTERING || !self.options.broken(Sabotage::ForgetsRegistering))
     }
 }

@@ -58,6 +58,10 @@ mod snapshot; // a view that never changes
 mod stats; // everything that is a number
 mod txn; // slots and parts, until commit
 
+mod live_map; // the map of an engine that is broken on purpose
+
+#[cfg(any(test, feature = "testing"))]
+mod interlude; // what somebody else does in the middle of an operation
 #[cfg(any(test, feature = "testing"))]
 mod shadow; // a second opinion on which pages are in use
 
@@ -81,6 +85,7 @@ pub use crate::{
 };
 #[cfg(any(test, feature = "testing"))]
 pub use crate::{
+    interlude::Interlude,
     options::Sabotage,
     storage::{
         CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,

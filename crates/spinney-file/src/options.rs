@@ -111,6 +111,9 @@ pub struct Tuning {
     /// Break a rule on purpose: the crash harness must notice.
     #[cfg(any(test, feature = "testing"))]
     pub sabotage: Option<Sabotage>,
+    /// What somebody else does where a broken rule would show.
+    #[cfg(any(test, feature = "testing"))]
+    pub interlude: crate::interlude::Interlude,
 }
 
 impl Default for Tuning {
@@ -127,6 +130,8 @@ impl Default for Tuning {
             numbers_ahead: 1 << 32,
             #[cfg(any(test, feature = "testing"))]
             sabotage: None,
+            #[cfg(any(test, feature = "testing"))]
+            interlude: crate::interlude::Interlude::default(),
         }
     }
 }
@@ -136,12 +141,20 @@ impl Default for Tuning {
 #[non_exhaustive]
 #[cfg_attr(not(any(test, feature = "testing")), expect(unreachable_pub, reason = "exported to test builds only"))]
 pub enum Sabotage {
+    /// 1: slots are taken in the order in which the caller names their owners.
+    SlotsInAnyOrder,
+    /// 1: the stamp is drawn before the slots are taken.
+    StampBeforeSlots,
     /// 2: a page written early and changed again keeps its stamp and place.
     SpillKeepsStamp,
     /// 4: an image leaves its first page unwritten.
     ImageSkipsAPage,
     /// 4: an image says that it is synced, and is not.
     ImageClaimsSync,
+    /// 6: the tips that a commit builds its version on are read before the append lock is taken.
+    TipsBeforeLock,
+    /// 6: the append lock is let go between giving the seq and queueing the record.
+    QueuesLate,
     /// 7: a group is written synced on its own although it carries un-synced images, whose run digests are dropped.
     GroupCoversItselfOnly,
     /// 7: the durable position is read after the sync instead of before.
@@ -154,6 +167,24 @@ pub enum Sabotage {
     ForgetsSnapshots,
     /// 10: freed pages are granted as soon as the commit is appended.
     ReusesAtOnce,
+    /// 11: a snapshot claims its slot after it has loaded its version.
+    RegistersLate,
+    /// 11: a slot that is claimed and not yet filled protects nothing.
+    ForgetsRegistering,
+    /// 12: an abort returns its pages while they are being written.
+    ReturnsDuringWrite,
+    /// 12: a frame is found by its page number alone.
+    FramesByNumber,
+    /// 13: the map of this moment is saved, with what is lent and what waits.
+    SavesLiveMap,
+    /// 13: the map has what was committed after the checkpoint's commit.
+    MapAfterCut,
+    /// 13: a page of the map is written to both its homes.
+    MapInBothHomes,
+    /// 13: a page of the owner table is always written to the same home.
+    OwnersInOneHome,
+    /// 14: the superblock is always written to the same slot.
+    SuperblockInOneSlot,
     /// 14: the superblock is written before what it points to is synced.
     SuperblockFirst,
     /// 14: no anchor follows a checkpoint.
@@ -203,6 +234,17 @@ impl FileOptions {
     pub(crate) fn broken(&self, rule: Sabotage) -> bool {
         self.tuning.sabotage == Some(rule)
     }
+
+    /// Here somebody else may come between.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn interlude(&self) {
+        self.tuning.interlude.run();
+    }
+
+    /// Release builds are not interrupted.
+    #[cfg(not(any(test, feature = "testing")))]
+    #[inline(always)]
+    pub(crate) fn interlude(&self) {}
 
     /// Release builds break nothing.
     #[cfg(not(any(test, feature = "testing")))]

@@ -7,6 +7,7 @@
 use crate::{
     disk::Disk,
     error::FileError,
+    options::{FileOptions, Sabotage},
     page::{PageHeader, PagePtr},
     superblock::{OWNER_DIRS_MAX, TwinEntry, get_u64, put_u64},
     version::{FAN_OUT, OwnerRoot, RootLeaf, Version},
@@ -210,10 +211,12 @@ impl OwnerTable {
     pub(crate) fn save(
         &self,
         disk: &Disk,
+        options: &FileOptions,
         version: &Version,
         changed: &BTreeSet<u32>,
         number: u64,
     ) -> Result<SavedOwners, FileError> {
+        let turn = u64::from(!options.broken(Sabotage::OwnersInOneHome));
         let mut saved = SavedOwners::default();
         let mut page = vec![0; disk.page_bytes];
         for &number_of_page in changed {
@@ -237,7 +240,7 @@ impl OwnerTable {
                 let dir = self.directory(disk, &mut homes, number_of_page / self.pages_per_dir)?;
                 dir.expect("a changed page has homes")[(number_of_page % self.pages_per_dir) as usize]
             };
-            saved.pages.push((number_of_page, write_twin(disk, entry, number, &mut page)?));
+            saved.pages.push((number_of_page, write_twin(disk, entry, turn, number, &mut page)?));
         }
         let mut dirs = self.homes.lock().unsaved_dirs.clone();
         dirs.extend(changed.iter().map(|p| p / self.pages_per_dir));
@@ -261,7 +264,7 @@ impl OwnerTable {
                 }
                 homes.dirs[dir as usize]
             };
-            saved.dirs.push((dir, write_twin(disk, entry, number, &mut page)?));
+            saved.dirs.push((dir, write_twin(disk, entry, turn, number, &mut page)?));
         }
         Ok(saved)
     }
@@ -318,9 +321,9 @@ fn read_twin(disk: &Disk, entry: TwinEntry) -> Result<Option<Vec<u8>>, FileError
     disk.read_page(PagePtr { page, stamp: Stamp(entry.saved >> 1) }, Some(NO_OWNER)).map(Some)
 }
 
-/// Writes the home that is not current and returns what the entry's `saved` becomes.
-fn write_twin(disk: &Disk, entry: TwinEntry, number: u64, page: &mut [u8]) -> Result<u64, FileError> {
-    let side = if entry.saved == 0 { 0 } else { (entry.saved & 1) ^ 1 };
+/// Writes the home that is not current, `turn` being 1, and returns what the entry's `saved` becomes.
+fn write_twin(disk: &Disk, entry: TwinEntry, turn: u64, number: u64, page: &mut [u8]) -> Result<u64, FileError> {
+    let side = if entry.saved == 0 { 0 } else { (entry.saved & 1) ^ turn };
     let home = PageNo::new(entry.home + side).expect("homes were allocated");
     disk.write_page(PagePtr { page: home, stamp: Stamp(number) }, NO_OWNER, page)?;
     Ok(number << 1 | side)

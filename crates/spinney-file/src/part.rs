@@ -453,6 +453,8 @@ impl Pages for Part {
 /// Abort: every page of this part is free at once. After a commit there is nothing left to return.
 impl Drop for Part {
     fn drop(&mut self) {
+        // A broken engine does not wait for the end of a write.
+        let late = self.engine.options.broken(Sabotage::ReturnsDuringWrite).then(|| self.take_private());
         let mut pages = self.take_remainder();
         pages.extend(self.dirty.drain().map(|(page, _)| Extent::page(page)));
         let page_len = self.page_len();
@@ -468,6 +470,10 @@ impl Drop for Part {
         }
         if !pages.is_empty() {
             self.engine.space.give_back(pages);
+        }
+        self.engine.options.interlude();
+        if let Some(late) = late {
+            drop(self.engine.flush_images(&late, false));
         }
     }
 }

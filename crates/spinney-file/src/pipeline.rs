@@ -350,12 +350,20 @@ impl Pipeline {
         owners: &OwnerTable,
         commit: Prepared,
     ) -> Result<Seq, FileError> {
+        let early = options.broken(Sabotage::TipsBeforeLock).then(|| self.newest.load_full());
+        let late = options.broken(Sabotage::QueuesLate);
+        if !late {
+            options.interlude();
+        }
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
         }
         let seq = self.next_seq(&mut append);
-        let mut version = (*self.newest.load_full()).clone();
+        if late {
+            MutexGuard::unlocked(&mut append, || options.interlude());
+        }
+        let mut version = (*early.unwrap_or_else(|| self.newest.load_full())).clone();
         version.seq = seq;
         for (owner, root) in commit.roots {
             set_root(&mut version, owners, owner, root);
@@ -415,6 +423,12 @@ impl Pipeline {
             changed: std::mem::take(&mut append.changed),
             freed_pages: std::mem::take(&mut append.freed_pages),
         })
+    }
+
+    /// For a broken engine: what was committed after a checkpoint's cut, as if the cut had it.
+    pub(crate) fn add_later(&self, cut: &mut Cut) {
+        let later = std::mem::take(&mut self.append.lock().deltas);
+        cut.deltas.extend(later.into_iter().map(|delta| Delta { seq: cut.seq, ..delta }));
     }
 
     /// Appends the record that shows where the log of a new superblock begins. It uses a block that commits never get.

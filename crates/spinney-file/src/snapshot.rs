@@ -1,6 +1,6 @@
 //! An immutable view of all or some owners at one seq.
 
-use crate::{Descriptor, error::FileError, file::PagedFile, readers::Place};
+use crate::{Descriptor, error::FileError, file::PagedFile, options::Sabotage, readers::Place};
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
@@ -29,7 +29,17 @@ impl Snapshot {
     pub(crate) fn new(file: PagedFile, covers: Option<Box<[Owner]>>) -> Self {
         let place = {
             let engine = file.engine();
-            engine.readers.register(covers, || engine.pipeline.visible())
+            let load = || {
+                let version = engine.pipeline.visible();
+                engine.options.interlude();
+                version
+            };
+            if engine.options.broken(Sabotage::RegistersLate) {
+                let version = load();
+                engine.readers.register(covers, || version)
+            } else {
+                engine.readers.register(covers, load)
+            }
         };
         Self { held: Arc::new(Held { file, place }) }
     }

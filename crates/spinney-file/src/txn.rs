@@ -1,6 +1,12 @@
 //! A write transaction over one or several owners.
 
-use crate::{error::FileError, file::PagedFile, options::Durability, part::Part, slots::Wait};
+use crate::{
+    error::FileError,
+    file::PagedFile,
+    options::{Durability, Sabotage},
+    part::Part,
+    slots::Wait,
+};
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
@@ -39,14 +45,23 @@ impl WriteTxn {
         file.engine().check_writable()?;
         let deadline = wait.deadline();
         let mut sorted = owners.to_vec();
-        sorted.sort_unstable_by_key(|owner| owner.0.wrapping_sub(1)); // owner 0 is the last
+        let broken = |rule| file.engine().options.broken(rule);
+        if !broken(Sabotage::SlotsInAnyOrder) {
+            sorted.sort_unstable_by_key(|owner| owner.0.wrapping_sub(1)); // owner 0 is the last
+        }
         sorted.dedup();
+        let early = broken(Sabotage::StampBeforeSlots).then(|| file.engine().draw_stamp()).transpose()?;
+        file.engine().options.interlude();
         let mut txn = Self { parts: Vec::with_capacity(sorted.len()), slots: HeldSlots { file, owners: Vec::new() } };
         for &owner in &sorted {
             txn.take(owner, deadline)?;
         }
         for owner in sorted {
-            txn.parts.push(Part::new(Arc::clone(txn.slots.file.engine()), owner)?);
+            let mut part = Part::new(Arc::clone(txn.slots.file.engine()), owner)?;
+            if let Some(stamp) = early {
+                (part.first_stamp, part.stamp) = (stamp, stamp);
+            }
+            txn.parts.push(part);
         }
         Ok(txn)
     }

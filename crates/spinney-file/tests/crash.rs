@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
-#[path = "crash/canaries.rs"]
+#[path = "crash/canaries/mod.rs"]
 mod canaries; // one broken engine for each rule
 mod support;
 
