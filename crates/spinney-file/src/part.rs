@@ -473,7 +473,7 @@ impl Drop for Part {
         }
         self.engine.options.interlude();
         if let Some(late) = late {
-            drop(self.engine.flush_images(&late, false));
+            drop(self.engine.flush_images(&late));
         }
     }
 }
