@@ -209,18 +209,26 @@ impl PageCache {
         }
     }
 
-    /// Drops pages of numbers that have become free, all at once.
-    pub(crate) fn remove_pages(&self, pages: impl IntoIterator<Item = PageNo>) {
+    /// Drops pages of numbers that have become free, all at once; returns how many of them were nowhere else.
+    pub(crate) fn remove_pages(&self, pages: impl IntoIterator<Item = PageNo>) -> u64 {
         let pin = Pin::new();
+        let mut dirty = 0;
         {
             let mut queue = self.queue.lock();
             for page in pages {
                 if let Some(frame) = self.table.find(page, &pin) {
+                    dirty += u64::from(frame.is_dirty());
                     self.take(frame, &mut queue, &pin);
                 }
             }
         }
         self.collect_if_due(&pin);
+        dirty
+    }
+
+    /// A page that is nowhere else.
+    pub(crate) fn dirty_page<'p>(&self, ptr: PagePtr, pin: &'p Pin) -> Option<&'p Bytes> {
+        self.table.find(ptr.page, pin).filter(|frame| frame.ptr == ptr && frame.is_dirty()).map(|frame| &frame.bytes)
     }
 
     /// Drops whatever is cached under this number, because the page has become free.

@@ -97,91 +97,206 @@ impl Engine {
             self.wait(seq, goal(durability))?;
             return Ok(seq);
         }
-        let prepared = self.prepare(&mut parts, durability)?;
-        let claimed: Vec<Extent> = prepared.deltas.iter().flat_map(|d| d.allocated.iter().copied()).collect();
-        let freed = prepared.deltas.iter().flat_map(|d| &d.freed).filter(|f| f.extent.pages == 1);
-        let superseded: Vec<PageNo> = freed.map(|f| f.extent.start).collect();
-        let blocks = prepared.blocks;
-        #[cfg(any(test, feature = "testing"))]
-        self.shadow.claimed(&claimed);
-        let seq = match self.pipeline.append(&self.options, &self.owners, prepared) {
-            Ok(seq) => seq,
-            Err(error) => {
-                self.pipeline.unreserve(blocks);
-                self.abandon(claimed);
-                return Err(error);
-            }
-        };
-        for page in superseded {
-            self.cache.supersede(page);
-        }
-        for part in &mut parts {
-            let rest = part.take_remainder();
-            if !rest.is_empty() {
-                self.space.give_back(rest);
-            }
-        }
-        drop(parts);
-        appended();
-        if self.pipeline.unsynced_bytes() > UNSYNCED_BYTES_MAX {
-            self.wait(seq, Goal::Durable)?;
-        }
-        self.wait(seq, goal(durability))?;
-        if durability != Durability::Immediate {
-            self.signal.unsynced();
-        }
-        Ok(seq)
-    }
-
-    /// Everything before the append: rules 3 to 5.
-    fn prepare(&self, parts: &mut [Part], durability: Durability) -> Result<Prepared, FileError> {
-        let page_bytes = self.disk.page_bytes as u64;
-        let mut images = Vec::with_capacity(parts.len());
-        let mut roots = Vec::with_capacity(parts.len());
-        let mut deltas = Vec::with_capacity(parts.len());
-        let mut unsynced_bytes = 0;
-        let mut spilled = false;
-        let changed: Vec<bool> = parts.iter().map(Part::is_changed).collect();
-        for part in parts.iter_mut().filter(|p| p.is_changed()) {
+        for part in parts.iter().filter(|part| part.is_changed()) {
             let leaf = leaf_of(part.owner);
             self.owners.at_opening(&self.disk, leaf)?;
             if !part.base.exists() {
                 self.home_for(leaf)?;
             }
-            spilled |= !part.written_early.is_empty();
-            let pages = part.take_private();
-            let runs = self.flush_images(&pages)?;
-            part.keep_frames(pages);
-            let claims: Vec<RunClaim> = if spilled {
-                part.written_early.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
-            } else {
-                runs.iter().map(|run| RunClaim { extent: run.extent, digest: run.digest }).collect()
-            };
-            let allocated: Vec<Extent> = part.written_early.iter().collect();
-            let pages_claimed: u64 = allocated.iter().map(|e| e.pages).sum();
-            self.remember_appetite(part.owner, pages_claimed);
-            unsynced_bytes += pages_claimed * page_bytes;
-            let freed = coalesced(std::mem::take(&mut part.freed));
-            images.push(ImagePart {
-                owner: part.owner,
-                stamp: part.stamp,
-                root: part.root,
-                claims,
-                releases: freed.iter().map(|f| f.extent).collect(),
-            });
-            roots.push((part.owner, OwnerRoot { root: part.root, stamp: part.stamp }));
-            deltas.push(Delta { seq: Seq(0), owner: part.owner, death: part.first_stamp, allocated, freed });
         }
+        let done = self.append_commit(&mut parts, durability)?;
+        drop(parts);
+        appended();
+        if done.led_by_bytes {
+            self.wait(done.seq, Goal::Written)?;
+        }
+        if self.pipeline.unsynced_bytes() > UNSYNCED_BYTES_MAX {
+            self.wait(done.seq, Goal::Durable)?;
+        }
+        self.wait(done.seq, goal(durability))?;
+        if durability != Durability::Immediate {
+            self.signal.unsynced();
+        }
+        Ok(done.seq)
+    }
+
+    /// Everything up to and including the append: rules 3 to 6.
+    fn append_commit(&self, parts: &mut [Part], durability: Durability) -> Result<Appended, FileError> {
+        let mut shares = Vec::with_capacity(parts.len());
+        for part in parts.iter_mut().filter(|part| part.is_changed()) {
+            shares.push(if self.fits_the_log(part) { self.take_ops(part)? } else { self.take_image(part) });
+        }
+        let done = if shares.iter().all(Share::is_ops) {
+            self.append_ops(&mut shares, durability)
+        } else {
+            self.append_images(&mut shares, durability)
+        };
+        match done {
+            Ok(mut done) => {
+                let changed = parts.iter_mut().filter(|part| part.is_changed());
+                for ((part, share), freed) in changed.zip(shares).zip(done.superseded.drain(..)) {
+                    part.written_early.clear(); // from the append on these pages belong to the commit
+                    part.freed.clear();
+                    part.keeps_arena = share.is_ops();
+                    part.desk.add(&freed, part.first_stamp, done.seq, done.round);
+                    part.desk.unwritten_pages = share.unwritten_pages();
+                    part.root = part.base.root;
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                shares.iter().for_each(|share| self.forget_share(share));
+                Err(error)
+            }
+        }
+    }
+
+    /// Rule 3: whether the log tells about this part, or its pages do.
+    fn fits_the_log(&self, part: &Part) -> bool {
+        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
+        let dirty = (part.desk.unwritten_pages + part.claimed_pages()) * self.disk.page_bytes as u64;
+        LOG_BYTES_WEIGHT * (effects.len() as u64) < dirty
+    }
+
+    /// A part that the log tells about: its pages become frames that are nowhere else.
+    fn take_ops(&self, part: &mut Part) -> Result<Share, FileError> {
+        let effects = part.effects.take().expect("it fits the log");
+        let (pages, raw) = part.take_unwritten();
+        // What is not read through the cache cannot wait in it.
+        self.flush_images(&raw)?;
+        let ptrs = pages.iter().map(|(ptr, _)| *ptr).collect();
+        self.cache.insert_dirty(pages);
+        Ok(Share {
+            owner: part.owner,
+            root: OwnerRoot { root: part.root, stamp: part.stamp },
+            death: part.first_stamp,
+            freed: std::mem::take(&mut part.freed),
+            written: part.written_early.iter().collect(),
+            kind: Kind::Ops { effects, dirty: ptrs, before: part.desk.unwritten_pages },
+        })
+    }
+
+    /// A part whose pages are written before it is appended.
+    fn take_image(&self, part: &mut Part) -> Share {
+        let spilled = !part.written_early.is_empty();
+        let pages = part.take_private();
+        self.remember_appetite(part.owner, part.written_early.pages());
+        Share {
+            owner: part.owner,
+            root: OwnerRoot { root: part.root, stamp: part.stamp },
+            death: part.first_stamp,
+            freed: std::mem::take(&mut part.freed),
+            written: part.written_early.iter().collect(),
+            kind: Kind::Image { pages, spilled, inherited: Vec::new(), claims: ExtentSet::default() },
+        }
+    }
+
+    /// Small commits: one record, and nothing is written before it.
+    fn append_ops(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
+        let parts = shares.iter_mut().map(Share::log_ops).collect();
+        let record = Record::Commit { synced: true, parts }.encode();
+        loop {
+            match self.pipeline.append(&self.options, &self.owners, self.prepared(shares, &record, 0, durability, 0))? {
+                Some(done) => return Ok(done),
+                None => self.make_log_room(Pipeline::blocks_for(record.len()), || self.pipeline.has_room(record.len()))?,
+            }
+        }
+    }
+
+    /// Commits with images: everything they need is written first.
+    fn append_images(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
+        // Pages of earlier small commits must not be taken by a checkpoint meanwhile: no record names what another has saved and freed.
+        let mut turn = None;
+        let blocks = loop {
+            let inherits = shares.iter().any(|s| !s.is_ops() && self.pipeline.unwritten_pages(s.owner) > 0);
+            if inherits && turn.is_none() {
+                turn = Some(self.checkpoints.turn());
+                continue; // one may have just ended
+            }
+            for share in shares.iter_mut() {
+                share.inherit(self);
+            }
+            let blocks = Pipeline::blocks_for(shares.iter().map(Share::record_bytes).sum::<usize>() + RECORD_BYTES);
+            if self.pipeline.reserve(blocks) {
+                break blocks;
+            }
+            turn = None;
+            self.reserve_log(blocks)?;
+            self.pipeline.unreserve(blocks); // once more, with the turn
+        };
+        let done = self.write_images(shares, durability).and_then(|(record, unsynced)| {
+            let prepared = self.prepared(shares, &record, blocks, durability, unsynced);
+            self.pipeline.append(&self.options, &self.owners, prepared)
+        });
+        match done {
+            Ok(Some(done)) => {
+                for share in shares.iter() {
+                    self.cache.written(share.inherited());
+                    let superseded = share.freed.iter().filter(|f| f.extent.pages == 1);
+                    superseded.for_each(|f| self.cache.supersede(f.extent.start));
+                }
+                Ok(done)
+            }
+            Ok(None) => unreachable!("its room was reserved"),
+            Err(error) => {
+                self.pipeline.unreserve(blocks);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the pages of images, with those that earlier small commits left; the record, and how many bytes no sync covers.
+    fn write_images(&self, shares: &mut [Share], durability: Durability) -> Result<(Vec<u8>, u64), FileError> {
         let tuning = &self.options.tuning;
         let sync_above = match durability {
             Durability::Immediate => tuning.sync_first_bytes,
             Durability::Buffered | Durability::Eventual => tuning.sync_first_eventual_bytes,
         };
-        // Pages that were spilled have no digest in memory any more, so a transaction that spilled syncs as well.
-        let mut synced = unsynced_bytes == 0 || spilled || unsynced_bytes > sync_above;
+        let mut unsynced_bytes: u64 =
+            shares.iter().map(|share| share.claimed_pages()).sum::<u64>() * self.disk.page_bytes as u64;
+        // Pages that were written before have no digest in memory any more.
+        let mut synced =
+            unsynced_bytes == 0 || unsynced_bytes > sync_above || shares.iter().any(Share::was_written_before);
+        let mut parts = Vec::with_capacity(shares.len());
+        for share in shares.iter_mut() {
+            let Kind::Image { pages, inherited, claims, .. } = &mut share.kind else {
+                parts.push(share.log_ops());
+                continue;
+            };
+            let mut runs = Vec::new();
+            if synced {
+                self.flush_images(pages)?;
+                self.write_unwritten(inherited, &self.disk.counters.images)?;
+            } else {
+                let own = pages.sealed.len();
+                pages.sealed.extend(self.sealed_copies(inherited)?);
+                runs = self.flush_images(pages)?;
+                pages.sealed.truncate(own);
+            }
+            for (page, bytes) in std::mem::take(&mut pages.sealed) {
+                self.cache.insert(PagePtr { page, stamp: share.root.stamp }, bytes);
+            }
+            pages.raw.clear();
+            let claims = if synced {
+                claims.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
+            } else {
+                runs.iter().map(|run| RunClaim { extent: run.extent, digest: run.digest }).collect()
+            };
+            let mut releases = self.pipeline.releases(share.owner);
+            releases.extend(share.freed.iter().map(|f| f.extent));
+            let image = ImagePart {
+                owner: share.owner,
+                stamp: share.root.stamp,
+                root: share.root.root,
+                claims,
+                releases: joined(releases),
+            };
+            parts.push(LogPart::Image(image));
+        }
         if synced && unsynced_bytes > 0 {
             if !self.options.broken(Sabotage::ImageClaimsSync) {
                 self.disk.sync().inspect_err(|_| self.pipeline.poison())?;
+                self.disk.settled().inspect_err(|_| self.pipeline.poison())?;
             }
             self.disk.counters.images.count_sync();
             unsynced_bytes = 0;
@@ -189,22 +304,112 @@ impl Engine {
         if self.options.broken(Sabotage::ImageClaimsSync) {
             (synced, unsynced_bytes) = (true, 0);
         }
-        let record = Record::Commit { synced, parts: images }.encode();
-        let blocks = Pipeline::blocks_for(record.len());
-        self.reserve_log(blocks)?;
-        for (part, _) in parts.iter_mut().zip(changed).filter(|(_, changed)| *changed) {
-            // From the append on these pages belong to the commit.
-            part.written_early.clear();
-        }
-        Ok(Prepared { record, blocks, immediate: durability == Durability::Immediate, unsynced_bytes, roots, deltas })
+        Ok((Record::Commit { synced, parts }.encode(), unsynced_bytes))
     }
 
-    /// The append was refused: the pages are nobody's.
-    fn abandon(&self, claimed: Vec<Extent>) {
-        self.forget(&claimed);
-        #[cfg(any(test, feature = "testing"))]
-        claimed.iter().for_each(|&extent| self.shadow.freed(extent));
-        self.space.give_back(claimed);
+    fn prepared<'a>(
+        &self,
+        shares: &'a [Share],
+        record: &'a [u8],
+        reserved_blocks: u64,
+        durability: Durability,
+        unsynced_bytes: u64,
+    ) -> Prepared<'a> {
+        Prepared { record, reserved_blocks, immediate: durability == Durability::Immediate, unsynced_bytes, shares }
+    }
+
+    /// The append was refused, and the part still knows its pages as written early: those in the cache only are added.
+    fn forget_share(&self, share: &Share) {
+        if let Kind::Ops { dirty, .. } = &share.kind {
+            self.cache.remove_pages(dirty.iter().map(|ptr| ptr.page));
+            self.space.give_back(dirty.iter().map(|ptr| Extent::page(ptr.page)));
+        }
+    }
+}
+
+/// One owner's share of a commit, on its way to the log.
+pub(crate) struct Share {
+    pub(crate) owner: Owner,
+    pub(crate) root: OwnerRoot,
+    /// The first stamp of the transaction: where the lives of the pages it frees end.
+    pub(crate) death: Stamp,
+    pub(crate) freed: Vec<Freed>,
+    /// Pages of this transaction that are in their place when it is appended.
+    pub(crate) written: ExtentSet,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) enum Kind {
+    /// Its effects are in the log.
+    Ops {
+        effects: Vec<u8>,
+        /// Its pages, in the cache only.
+        dirty: Vec<PagePtr>,
+        /// How many the owner had before.
+        before: u64,
+    },
+    /// Its pages are in their place.
+    Image {
+        /// Those of this transaction that are not written yet.
+        pages: DirtyPages,
+        /// Some were written before.
+        spilled: bool,
+        /// Pages that earlier small commits left in the cache.
+        inherited: Vec<PagePtr>,
+        /// All that its record claims.
+        claims: ExtentSet,
+    },
+}
+
+impl Share {
+    pub(crate) fn is_ops(&self) -> bool {
+        matches!(self.kind, Kind::Ops { .. })
+    }
+
+    fn unwritten_pages(&self) -> u64 {
+        match &self.kind {
+            Kind::Ops { dirty, before, .. } => before + dirty.len() as u64,
+            Kind::Image { .. } => 0,
+        }
+    }
+
+    fn inherited(&self) -> &[PagePtr] {
+        match &self.kind {
+            Kind::Image { inherited, .. } => inherited,
+            Kind::Ops { .. } => &[],
+        }
+    }
+
+    /// For the record; leaves the effects behind it empty.
+    fn log_ops(&mut self) -> LogPart {
+        let Kind::Ops { effects, .. } = &mut self.kind else { unreachable!("asked of ops only") };
+        LogPart::Ops(OpsPart { owner: self.owner, effects: std::mem::take(effects) })
+    }
+
+    /// Rule 4: an image has all pages of the tip, also those that earlier small commits left in memory.
+    fn inherit(&mut self, engine: &Engine) {
+        if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
+            let (ptrs, written) = engine.pipeline.inherited(self.owner, &self.freed);
+            *claims = self.written.iter().chain(written.iter()).chain(ptrs.iter().map(|p| Extent::page(p.page))).collect();
+            *spilled |= !written.is_empty();
+            *inherited = ptrs;
+        }
+    }
+
+    fn claimed_pages(&self) -> u64 {
+        match &self.kind {
+            Kind::Image { claims, .. } => claims.pages(),
+            Kind::Ops { .. } => 0,
+        }
+    }
+
+    fn was_written_before(&self) -> bool {
+        matches!(self.kind, Kind::Image { spilled: true, .. })
+    }
+
+    /// What its part of the record takes at most.
+    fn record_bytes(&self) -> usize {
+        0
     }
 }
 

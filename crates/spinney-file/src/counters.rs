@@ -277,6 +277,8 @@ pub struct Counters {
     pub images: FlushCounters,
     /// Pages written by checkpoints and by the background flusher.
     pub checkpoints: FlushCounters,
+    /// Pages of small commits that were superseded before anybody wrote them.
+    pub(crate) superseded_pages: AtomicU64,
     /// Where the time goes.
     pub latencies: Latencies,
 }

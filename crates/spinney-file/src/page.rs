@@ -129,12 +129,17 @@ pub type PageCheck = fn(page: &[u8]) -> Result<(), &'static str>;
 /// Fills in checksum, number, stamp and owner of a page that is otherwise complete. Nothing in it
 /// may change afterwards.
 pub(crate) fn seal(page: &mut [u8], page_no: PageNo, stamp: Stamp, owner: Owner) {
-    assert!(stamp.0 != 0, "page {page_no} sealed without a stamp");
-    page[PageHeader::PAGE_NO].copy_from_slice(&page_no.get().to_le_bytes());
-    page[PageHeader::STAMP].copy_from_slice(&stamp.0.to_le_bytes());
-    page[PageHeader::OWNER].copy_from_slice(&owner.0.to_le_bytes());
+    label(page, PagePtr { page: page_no, stamp }, owner);
     let sum = checksum(&page[PageHeader::CHECKSUM.end..]);
     page[PageHeader::CHECKSUM].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Fills in all but the checksum: for a page that stays in memory for now. [`seal`] completes a copy of it when it is written.
+pub(crate) fn label(page: &mut [u8], ptr: PagePtr, owner: Owner) {
+    assert!(ptr.stamp.0 != 0, "page {} sealed without a stamp", ptr.page);
+    page[PageHeader::PAGE_NO].copy_from_slice(&ptr.page.get().to_le_bytes());
+    page[PageHeader::STAMP].copy_from_slice(&ptr.stamp.0.to_le_bytes());
+    page[PageHeader::OWNER].copy_from_slice(&owner.0.to_le_bytes());
 }
 
 /// Whether the bytes read at `expected.page` are the page that `expected` means, whole.

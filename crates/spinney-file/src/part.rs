@@ -2,12 +2,12 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
-    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, engine::Engine, error::FileError, options::Sabotage,
+    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, desk::Desk, engine::Engine, error::FileError, options::Sabotage,
     page::PagePtr, pages::Pages, version::OwnerRoot,
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use spinney_alloc::{Arena, Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
+use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
@@ -31,8 +31,9 @@ pub struct Part {
     pub(crate) root: Descriptor,
     pub(crate) first_stamp: Stamp,
     pub(crate) stamp: Stamp,
-    arena: Arena,
-    arena_pages: u64,
+    pub(crate) desk: Desk,
+    /// Pages reserved by this transaction.
+    reserved_pages: u64,
     dirty: FxHashMap<PageNo, Box<[u8]>>,
     /// Raw pages not yet written, by first page.
     raw: BTreeMap<u64, Bytes>,
@@ -60,8 +61,8 @@ impl Part {
             root: base.root,
             first_stamp: stamp,
             stamp,
-            arena: Arena::default(),
-            arena_pages: 0,
+            desk: engine.take_desk(owner),
+            reserved_pages: 0,
             dirty: FxHashMap::default(),
             raw: BTreeMap::new(),
             private_bytes: 0,
@@ -137,11 +138,11 @@ impl Part {
     /// # Errors
     /// [`FileError::Full`], and those of reading map pages.
     pub fn allocate(&mut self) -> Result<PagePtr, FileError> {
-        let page = match self.arena.take_page() {
+        let page = match self.desk.arena.take_page() {
             Some(page) => page,
             None => {
                 self.refill()?;
-                self.arena.take_page().ok_or(FileError::Full { bytes_wanted: self.page_len() })?
+                self.desk.arena.take_page().ok_or(FileError::Full { bytes_wanted: self.page_len() })?
             }
         };
         self.dirty.insert(page, vec![0; self.engine.disk.page_bytes].into());
@@ -183,7 +184,7 @@ impl Part {
     /// [`FileError::Full`] when there is no such run and the file cannot grow.
     pub fn allocate_extent(&mut self, pages: u64) -> Result<PagePtr, FileError> {
         assert!((1..=self.max_extent_pages()).contains(&pages), "{pages} pages in one extent");
-        let run = match self.arena.take_run(pages) {
+        let run = match self.desk.arena.take_run(pages) {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
@@ -217,7 +218,7 @@ impl Part {
         let extent = Extent { start: start.page, pages };
         if start.stamp < self.first_stamp {
             if self.engine.options.broken(Sabotage::ReusesAtOnce) {
-                self.arena.add([extent]);
+                self.desk.arena.add([extent]);
             } else {
                 self.freed.push(Freed { extent, birth: start.stamp });
             }
@@ -229,18 +230,18 @@ impl Part {
             let page = PageNo::new(at).expect("inside an extent");
             if self.dirty.remove(&page).is_some() {
                 self.credit(self.page_len());
-                self.arena.recycle(page);
+                self.desk.arena.recycle(page);
                 at += 1;
             } else if let Some(data) = self.raw.remove(&at) {
                 self.credit(data.len() as u64);
                 let pages = data.len() as u64 / self.page_len();
-                self.arena.add([Extent { start: page, pages }]);
+                self.desk.arena.add([Extent { start: page, pages }]);
                 at += pages;
             } else {
                 let was_ours = self.written_early.remove(Extent::page(page));
                 assert!(was_ours, "{page:?} freed twice, or not of this part");
                 self.engine.cache.remove(page);
-                self.arena.recycle(page);
+                self.desk.arena.recycle(page);
                 at += 1;
             }
         }
@@ -284,6 +285,18 @@ impl Part {
         Ok(())
     }
 
+    /// Takes the private pages out for a small commit: those that stay in memory, and raw runs, which are written now.
+    pub(crate) fn take_unwritten(&mut self) -> (Vec<(PagePtr, Bytes)>, DirtyPages) {
+        let (owner, stamp) = (self.owner, self.stamp);
+        let pages = std::mem::take(&mut self.dirty).into_iter().map(|(page, mut bytes)| {
+            let ptr = PagePtr { page, stamp };
+            crate::page::label(&mut bytes, ptr, owner);
+            (ptr, Bytes::from(bytes))
+        });
+        let pages: Vec<_> = pages.collect();
+        (pages, self.take_private())
+    }
+
     /// Takes the private pages out, sealed and in order, ready to be written. From here on they count as written early: whatever
     /// happens to the write, their numbers are accounted for.
     pub(crate) fn take_private(&mut self) -> DirtyPages {
@@ -317,7 +330,7 @@ impl Part {
 
     /// Unused pages of the arena, to be given back.
     pub(crate) fn take_remainder(&mut self) -> Vec<Extent> {
-        std::mem::take(&mut self.arena).remainder()
+        std::mem::take(&mut self.desk.arena).remainder()
     }
 
     /// Whether committing this part would change anything.
@@ -344,12 +357,13 @@ impl Part {
     fn refill(&mut self) -> Result<(), FileError> {
         let engine = &self.engine;
         let most = ARENA_BYTES_MAX / self.page_len();
+        let so_far = self.reserved_pages.max(if self.logs_effects() { 2 * self.desk.arena_pages } else { 0 });
         let want = if !engine.options.tuning.arenas {
             1
-        } else if self.arena_pages == 0 {
+        } else if self.reserved_pages == 0 && !self.logs_effects() {
             engine.appetite(self.owner).clamp(ARENA_PAGES_MIN, most)
         } else {
-            self.arena_pages.clamp(ARENA_PAGES_MIN, most)
+            so_far.clamp(ARENA_PAGES_MIN, most)
         };
         let reserve = |pages| engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
         let extents = match reserve(want) {
@@ -357,8 +371,9 @@ impl Part {
             Err(FileError::Full { .. }) if want > 1 => reserve(1)?,
             other => other?,
         };
-        self.arena_pages += extents.iter().map(|e| e.pages).sum::<u64>();
-        self.arena.add(extents);
+        self.reserved_pages += extents.iter().map(|e| e.pages).sum::<u64>();
+        self.desk.arena_pages = want;
+        self.desk.arena.add(extents);
         Ok(())
     }
 

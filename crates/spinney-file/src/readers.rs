@@ -60,6 +60,7 @@ pub(crate) struct Readers {
     /// Snapshots that ended while pages hung on them.
     ended: Mutex<Vec<u64>>,
     any_ended: AtomicBool,
+    ended_count: AtomicU64,
 }
 
 /// A snapshot's place among the readers; leaving it ends the protection.
@@ -89,6 +90,7 @@ impl Readers {
             next_id: AtomicU64::new(1),
             ended: Mutex::default(),
             any_ended: AtomicBool::new(false),
+            ended_count: AtomicU64::new(0),
         }
     }
 
@@ -146,8 +148,14 @@ impl Readers {
         if hung {
             self.ended.lock().push(place.held.id);
             self.any_ended.store(true, Ordering::Release);
+            self.ended_count.fetch_add(1, Ordering::Release);
         }
         hung
+    }
+
+    /// How many snapshots ended with pages hanging on them.
+    pub(crate) fn ended_count(&self) -> u64 {
+        self.ended_count.load(Ordering::Acquire)
     }
 
     /// Snapshots that ended with pages hanging on them, each told once.

@@ -39,6 +39,28 @@ pub(crate) struct ImagePart {
     pub(crate) releases: Vec<Extent>,
 }
 
+/// One owner's share of a small commit: what it did, to be repeated. Its pages are in memory until a checkpoint or an image.
+///
+/// | at | size | field    | meaning                                          |
+/// |---:|-----:|----------|--------------------------------------------------|
+/// |  0 |    4 | owner    |                                                  |
+/// |  4 |    1 | kind     | 2: ops                                           |
+/// |  5 |    3 | reserved | zero                                             |
+/// |  8 |    4 | bytes    | of the effects                                   |
+/// | 12 |      | effects  | those of the layer above                         |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpsPart {
+    pub(crate) owner: Owner,
+    pub(crate) effects: Vec<u8>,
+}
+
+/// One owner's share of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LogPart {
+    Image(ImagePart),
+    Ops(OpsPart),
+}
+
 /// A record. It has no seq of its own: the group's header gives the first one's and they count up.
 ///
 /// | at | size | field | meaning                                                                 |
@@ -55,7 +77,7 @@ pub(crate) enum Record {
         /// Its pages were on stable storage before it was appended.
         synced: bool,
         /// One per owner.
-        parts: Vec<ImagePart>,
+        parts: Vec<LogPart>,
     },
     /// A checkpoint begins; from here on the log has this layout.
     Checkpoint { log: Vec<Extent> },
@@ -70,7 +92,9 @@ const KIND_CHECKPOINT: u8 = 2;
 const KIND_RECOVERED: u8 = 3;
 const KIND_ANCHOR: u8 = 4;
 const PART_IMAGE: u8 = 1;
+const PART_OPS: u8 = 2;
 const PART_HEADER_BYTES: usize = 88;
+const OPS_HEADER_BYTES: usize = 12;
 const CLAIM_BYTES: usize = 20;
 const RELEASE_BYTES: usize = 12;
 
@@ -117,9 +141,9 @@ impl Record {
         let mut body = &record[8..];
         let decoded = match record[4] {
             KIND_COMMIT => {
-                let mut parts = Vec::with_capacity(count.min(body.len() / PART_HEADER_BYTES + 1));
+                let mut parts = Vec::with_capacity(count.min(body.len() / OPS_HEADER_BYTES + 1));
                 for _ in 0..count {
-                    let (part, after) = ImagePart::decode(body)?;
+                    let (part, after) = LogPart::decode(body)?;
                     parts.push(part);
                     body = after;
                 }
@@ -151,6 +175,47 @@ impl Record {
     }
 }
 
+impl LogPart {
+    /// The image in it, if it is one.
+    pub(crate) fn image(&self) -> Option<&ImagePart> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Ops(_) => None,
+        }
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        match self {
+            Self::Image(image) => image.owner,
+            Self::Ops(ops) => ops.owner,
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Image(image) => image.encode(out),
+            Self::Ops(ops) => {
+                out.extend(ops.owner.0.to_le_bytes());
+                out.extend([PART_OPS, 0, 0, 0]);
+                out.extend(u32::try_from(ops.effects.len()).expect("a small part of the log").to_le_bytes());
+                out.extend_from_slice(&ops.effects);
+            }
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        match bytes.get(4)? {
+            &PART_IMAGE => ImagePart::decode(bytes).map(|(image, rest)| (Self::Image(image), rest)),
+            &PART_OPS => {
+                let (header, rest) = bytes.split_at_checked(OPS_HEADER_BYTES)?;
+                let (effects, rest) = rest.split_at_checked(get_u32(header, 8) as usize)?;
+                Some((Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: effects.to_vec() }), rest))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl ImagePart {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.owner.0.to_le_bytes());
@@ -169,9 +234,6 @@ impl ImagePart {
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, rest) = bytes.split_at_checked(PART_HEADER_BYTES)?;
-        if header[4] != PART_IMAGE {
-            return None;
-        }
         let (claims, rest) = rest.split_at_checked((get_u32(header, 80) as usize).checked_mul(CLAIM_BYTES)?)?;
         let (releases, rest) = rest.split_at_checked((get_u32(header, 84) as usize).checked_mul(RELEASE_BYTES)?)?;
         let part = Self {
@@ -210,13 +272,13 @@ mod tests {
         let records = [
             Record::Commit {
                 synced: false,
-                parts: vec![ImagePart {
+                parts: vec![LogPart::Ops(OpsPart { owner: Owner(7), effects: b"effects".to_vec() }), LogPart::Image(ImagePart {
                     owner: Owner(4),
                     stamp: Stamp(9),
                     root: [5; 64],
                     claims: vec![RunClaim { extent: Extent::new(70, 3).unwrap(), digest: 42 }],
                     releases: vec![Extent::new(9, 1).unwrap(), Extent::new(12, 2).unwrap()],
-                }],
+                })],
             },
             Record::Checkpoint { log: vec![Extent::new(6, 16).unwrap()] },
             Record::Recovered { up_to: Seq(8), seq_limit: Seq(100), stamp_limit: Stamp(200) },
