@@ -283,7 +283,14 @@ impl Pipeline {
         self.append.lock().freed_pages
     }
 
-    /// Whether nothing was appended since the last checkpoint began, except its own record.
+    /// Pages that commits allocated and freed which no checkpoint has taken yet.
+    pub(crate) fn recent_pages(&self) -> (u64, u64) {
+        let append = self.append.lock();
+        let allocated = append.deltas.iter().flat_map(|d| &d.allocated).map(|extent| extent.pages).sum();
+        (allocated, freed_pages(&append.deltas))
+    }
+
+    /// Whether nothing was appended since the last checkpoint began, except what shows that the log grew or goes on.
     pub(crate) fn is_clean(&self) -> bool {
         let append = self.append.lock();
         append.changed.is_empty() && append.deltas.is_empty()

@@ -257,6 +257,12 @@ fn replay(
     let log = scan.layout.extents()[known..].to_vec();
     if !log.is_empty() {
         let death = Stamp(0);
+    // From here on no commit can claim or release them.
+    for &extent in scan.layout.extents() {
+        space
+            .map(|map| map.adopt_permanent(extent))
+            .map_err(|e| FileError::Damaged { at: disk.offset(extent.start), why: why(&e) })?;
+    }
         claim(disk, space, Delta { seq: superblock.seq, owner: NO_OWNER, death, allocated: log, freed: Vec::new() })?;
     }
     for (seq, part) in scan.parts() {

@@ -455,3 +455,25 @@ fn a_file_may_be_opened_for_ever_without_a_commit() {
         assert_eq!(commit_of(&state_of(&file).unwrap().0), 6);
     }
 }
+
+/// Statistics are of the file, not of how long it has been open.
+#[test]
+fn statistics_are_the_same_before_and_after_reopening() {
+    let disk = SimDisk::new();
+    let file = open(&disk, small(None)).unwrap();
+    for number in 1..=20 {
+        commit_page(&file, OWNERS[number as usize % 3], number).unwrap();
+    }
+    let running = file.stats().pages;
+    assert_eq!(running.lent, 0, "no transaction is open");
+    let crashed = open(&disk.fork().power_cut(PowerCut::LoseAll), small(None)).unwrap();
+    let recovered = crashed.stats().pages;
+    assert_eq!((running.used, running.awaiting_checkpoint), (recovered.used, recovered.awaiting_checkpoint));
+    file.close().unwrap();
+    let closed = file.stats().pages;
+    drop(file);
+    let file = open(&disk, small(None)).unwrap();
+    assert_eq!(file.stats().pages, closed);
+    let (_, pages) = state_of(&file).unwrap();
+    check_accounting(&file, pages).unwrap();
+}

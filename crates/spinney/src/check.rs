@@ -128,7 +128,7 @@ impl Database {
         let after = file.stats();
         // Behind a checkpoint's own record comes one that closes it: more than that is a commit.
         if counted.is_some_and(|counted| after.appended.0 <= counted.0 + 1) {
-            report.account((after.pages.used + after.pages.permanent).saturating_sub(own));
+            report.account(after.pages.used.saturating_sub(own));
         }
         Ok(report)
     }
