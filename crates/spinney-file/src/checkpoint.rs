@@ -94,7 +94,7 @@ impl Engine {
     }
 
     fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
-        let number = newest.number + 1;
+        let number = self.draw_checkpoint_number(newest.number);
         // Without a record of its own it cannot say that the log grew.
         let (layout, grown) =
             if self.pipeline.is_closed() { (self.pipeline.layout(), None) } else { self.enlarged_log()? };

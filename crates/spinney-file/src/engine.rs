@@ -29,6 +29,9 @@ use std::sync::{
 /// Owners whose last transaction's size is remembered, to size the next one's arena.
 const APPETITES_MAX: usize = 64;
 
+/// Stamps below the limit that only checkpoints draw, so that one can always be made to raise it.
+const CHECKPOINT_STAMPS: u64 = 1024;
+
 /// One open file. **Lock order:** owner table homes, map, append; the leader's log lock before append; none is held across
 /// I/O except the leader's own, and the owner table's while a directory page is read.
 #[derive(Debug)]
@@ -100,15 +103,33 @@ impl Engine {
     pub(crate) fn draw_stamp(&self) -> Result<Stamp, FileError> {
         loop {
             let limit = self.stamp_limit.load(Ordering::Acquire);
-            let drawn = self
-                .next_stamp
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| (next < limit).then_some(next + 1));
+            let drawn = self.next_stamp.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
+                (next < limit.saturating_sub(CHECKPOINT_STAMPS)).then_some(next + 1)
+            });
             if let Ok(stamp) = drawn {
                 return Ok(Stamp(stamp));
             }
             self.checkpoint_unless(|| self.stamp_limit.load(Ordering::Acquire) > limit)?;
         }
     }
+    /// The number of a checkpoint that may become the newest after `newest`: a stamp, so that no attempt that failed, now or before a
+    /// crash, has left it on a page. Odd and even take turns, as the slots of the superblock do.
+    ///
+    /// With the limit reached and hundreds of failures since, the last number repeats: then a lost write may go unnoticed, but a
+    /// checkpoint that succeeds still raises the limit.
+    pub(crate) fn draw_checkpoint_number(&self, newest: u64) -> u64 {
+        let limit = self.stamp_limit.load(Ordering::Acquire);
+        let number = |next: u64| {
+            let least = next.max(newest + 1);
+            least + u64::from(least % 2 == newest % 2)
+        };
+        let drawn = self.next_stamp.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
+            (number(next) + 1 < limit).then_some(number(next) + 1)
+        });
+        let (Ok(next) | Err(next)) = drawn;
+        number(next)
+    }
+
 
     // ---- room in the log (rule 5) ----
 

@@ -373,3 +373,36 @@ fn a_log_that_grew_in_vain_keeps_its_beginning() {
     }
     assert!(grown > 0, "no log grew in vain");
 }
+
+/// A checkpoint that fails leaves pages behind. One of the next that is lost must not be taken for them.
+#[test]
+fn what_a_failed_checkpoint_left_is_never_taken_for_a_later_one() {
+    let (mut noticed, mut unharmed) = (0, 0);
+    for failing in 0..8 {
+        for lost in 0..8 {
+            let disk = SimDisk::new();
+            let file = open(&disk).unwrap();
+            commit_page(&file, OWNERS[1], 1).unwrap();
+            file.checkpoint().unwrap();
+            commit_page(&file, OWNERS[1], 2).unwrap();
+            disk.inject(Fault { calls: CallSet::WRITE, after: failing, sticky: false, kind: FaultKind::Short(0) });
+            drop(file.checkpoint());
+            disk.lift_faults();
+            commit_page(&file, OWNERS[1], 3).unwrap();
+            disk.inject(Fault { calls: CallSet::WRITE, after: lost, sticky: false, kind: FaultKind::Lost });
+            file.checkpoint().unwrap();
+            drop(file);
+            match open(&disk).and_then(|file| state_of(&file)) {
+                Ok((state, _)) => {
+                    assert_eq!(commit_of(&state), 3, "write {failing} failed, {lost} was lost");
+                    unharmed += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, FileError::Corrupt { .. }), "{error}");
+                    noticed += 1;
+                }
+            }
+        }
+    }
+    assert!(noticed > 10 && unharmed > 10, "{noticed} noticed, {unharmed} unharmed");
+}
