@@ -95,9 +95,7 @@ impl Engine {
 
     fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
         let number = self.draw_checkpoint_number(newest.number);
-        // Without a record of its own it cannot say that the log grew.
-        let (layout, grown) =
-            if self.pipeline.is_closed() { (self.pipeline.layout(), None) } else { self.enlarged_log()? };
+        let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
         let cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
             Ok(cut) => cut,
@@ -243,7 +241,8 @@ impl Engine {
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
         let doubled = if self.pipeline.half_full() { (2 * blocks).min(limit) } else { 0 };
         let goal = doubled.max(wanted).min(LOG_BLOCKS_MAX);
-        if goal <= blocks || layout.extents().len() >= RingLayout::EXTENTS_MAX {
+        let may_grow = layout.extents().len() < RingLayout::EXTENTS_MAX && self.pipeline.has_room_to_grow();
+        if goal <= blocks || !may_grow {
             return Ok((layout, None));
         }
         let bytes = (goal - blocks) * BLOCK_BYTES;
