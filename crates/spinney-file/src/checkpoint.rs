@@ -232,8 +232,11 @@ impl Engine {
     }
 
     /// The log's layout after this checkpoint, and the extent it gained: twice as large while checkpoints come because the log
-    /// is full, or as large as a waiting commit needs. The new blocks are zero on disk before anything names them, so
-    /// that no old bytes can be mistaken for groups.
+    /// is full, or as large as a waiting commit needs. Where there is no larger one to be had it stays as it is: a small log works,
+    /// slower, and only a commit that needs more fails, with its own error.
+    ///
+    /// # Errors
+    /// A sync that failed, which poisons.
     fn enlarged_log(&self) -> Result<(RingLayout, Option<Extent>), FileError> {
         let layout = self.pipeline.layout();
         let wanted = self.checkpoints.wanted_blocks.load(Ordering::Relaxed);
@@ -248,28 +251,18 @@ impl Engine {
         let bytes = (goal - blocks) * BLOCK_BYTES;
         let most = self.space.map(|map| map.geometry().max_run_pages());
         let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
-        let extent = match self.space.with(&self.disk, |map| map.reserve_run(pages)) {
-            Ok(extent) => extent,
-            // A small log works, slower; only a commit that needs more fails, with its own error.
-            Err(FileError::Full { .. }) => return Ok((layout, None)),
-            Err(error) => return Err(error),
-        };
-        let mut extents = layout.extents().to_vec();
-        extents.push(extent);
-        let zeroed = self.zero(extent);
-        match (RingLayout::new(extents, newest_page_bytes(self)), zeroed) {
-            (Some(larger), Ok(())) => Ok((larger, Some(extent))),
-            (None, Ok(())) => {
+        let Ok(extent) = self.space.with(&self.disk, |map| map.reserve_run(pages)) else { return Ok((layout, None)) };
+        let extents = layout.extents().iter().copied().chain([extent]).collect();
+        match RingLayout::new(extents, newest_page_bytes(self)).filter(|_| self.zero(extent).is_ok()) {
+            Some(larger) => Ok((larger, Some(extent))),
+            None => {
                 self.space.give_back([extent]);
-                Ok((layout, None))
-            }
-            (_, Err(error)) => {
-                self.space.give_back([extent]);
-                Err(error)
+                if self.pipeline.is_poisoned() { Err(FileError::Poisoned) } else { Ok((layout, None)) }
             }
         }
     }
 
+    /// The new blocks are zero on disk before anything names them, so that no old bytes can be mistaken for groups.
     fn zero(&self, extent: Extent) -> Result<(), FileError> {
         let zeros = vec![0; (extent.pages * self.disk.page_bytes as u64).min(1 << 20) as usize];
         let mut at = self.disk.offset(extent.start);

@@ -406,3 +406,63 @@ fn what_a_failed_checkpoint_left_is_never_taken_for_a_later_one() {
     }
     assert!(noticed > 10 && unharmed > 10, "{noticed} noticed, {unharmed} unharmed");
 }
+
+/// A log that cannot become larger is as good as before, and becomes larger when it can.
+#[test]
+fn a_log_that_cannot_grow_fails_no_checkpoint() {
+    let replace = |file: &PagedFile, number: u64| {
+        commit(file, OWNERS[1], number, Durability::Immediate, |tree, part| {
+            if !tree.content().pages.is_empty() {
+                tree.remove_page(part, 0);
+            }
+            tree.add_page(part, number)
+        })
+    };
+    for kind in [FaultKind::Io, FaultKind::NoSpace] {
+        let disk = SimDisk::new();
+        let mut options = small(None);
+        options.tuning.log_bytes_max = 1 << 20;
+        let open = |disk: &SimDisk| PagedFile::open(Arc::new(disk.clone()), options.clone());
+        // No space for it in the file, and the file cannot grow.
+        let file = open(&disk).unwrap();
+        disk.inject(Fault { calls: CallSet::ALLOCATE, after: 0, sticky: true, kind });
+        (1..200).for_each(|number| drop(replace(&file, number).unwrap()));
+        assert!(disk.faults_fired() > 0);
+        let stats = file.stats();
+        assert_eq!(stats.checkpoints_failed, 0);
+        disk.lift_faults();
+        (200..400).for_each(|number| drop(replace(&file, number).unwrap()));
+        assert!(file.stats().log.blocks > stats.log.blocks, "it grows in the end");
+
+        // Space, but its zeros cannot be written.
+        let disk = SimDisk::new();
+        let file = open(&disk).unwrap();
+        let mut number = 0;
+        let blocks = file.stats().log.blocks;
+        while 2 * (file.stats().log.used_blocks + 1) <= blocks {
+            number += 1;
+            replace(&file, number).unwrap();
+        }
+        let before = disk.fork().kill();
+        drop(file);
+        let mut as_small = 0;
+        for after in 0..20 {
+            let disk = before.fork();
+            let file = open(&disk).unwrap();
+            while file.stats().checkpoints == 0 {
+                number += 1;
+                disk.inject(Fault { calls: CallSet::WRITE, after, sticky: false, kind });
+                if replace(&file, number).is_err() {
+                    break;
+                }
+                disk.lift_faults();
+            }
+            let stats = file.stats();
+            if disk.faults_fired() > 0 && stats.checkpoints > 0 && stats.checkpoints_failed == 0 {
+                assert_eq!(stats.log.blocks, blocks, "write {after}: it stays as it is");
+                as_small += 1;
+            }
+        }
+        assert!(as_small > 0, "one of the writes was of zeros");
+    }
+}
