@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 use spinney_alloc::{Allocator, Extent, Owner, Protect, Seq, Stamp};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 /// Owners whose last transaction's size is remembered, to size the next one's arena.
@@ -50,7 +50,6 @@ pub(crate) struct Engine {
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
     pub(crate) appetites: Mutex<FxHashMap<Owner, u64>>,
-    pub(crate) closed: AtomicBool,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) shadow: crate::shadow::Shadow,
 }
@@ -112,6 +111,7 @@ impl Engine {
             self.checkpoint_unless(|| self.stamp_limit.load(Ordering::Acquire) > limit)?;
         }
     }
+
     /// The number of a checkpoint that may become the newest after `newest`: a stamp, so that no attempt that failed, now or before a
     /// crash, has left it on a page. Odd and even take turns, as the slots of the superblock do.
     ///
@@ -129,7 +129,6 @@ impl Engine {
         let (Ok(next) | Err(next)) = drawn;
         number(next)
     }
-
 
     // ---- room in the log (rule 5) ----
 
@@ -218,6 +217,11 @@ impl Engine {
         self.pipeline.wait(&self.disk, &self.options, seq, goal)
     }
 
+    /// Waits until all that was appended is durable.
+    pub(crate) fn flush_appended(&self) -> Result<(), FileError> {
+        self.wait(self.pipeline.appended(), Goal::Durable)
+    }
+
     /// Whether a checkpoint should run now.
     pub(crate) fn checkpoint_due(&self) -> bool {
         let freed = self.pipeline.freed_pages() * self.disk.page_bytes as u64;
@@ -229,7 +233,7 @@ impl Engine {
     /// # Errors
     /// [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
     pub(crate) fn check_writable(&self) -> Result<(), FileError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.pipeline.is_closed() {
             Err(FileError::Closed)
         } else if self.options.read_only {
             Err(FileError::ReadOnly)

@@ -161,6 +161,8 @@ pub(crate) struct Pipeline {
     /// Bytes of appended images that no sync has covered.
     unsynced_bytes: AtomicU64,
     poisoned: AtomicBool,
+    /// No commit is appended any more.
+    closed: AtomicBool,
     groups: AtomicU64,
     records: AtomicU64,
     log_bytes: AtomicU64,
@@ -221,6 +223,7 @@ impl Pipeline {
             seq_limit: AtomicU64::new(start.seq_limit.0),
             unsynced_bytes: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             groups: AtomicU64::new(0),
             records: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
@@ -272,6 +275,16 @@ impl Pipeline {
         // Passing through the waiters' lock, so that none is between checking and sleeping.
         drop(self.leading.lock());
         self.led.notify_all();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Lets no commit in any more. What was appended before this returns is all there is to be flushed.
+    pub(crate) fn close(&self) {
+        let _append = self.append.lock();
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Pages freed by commits since the last checkpoint began.
@@ -346,7 +359,7 @@ impl Pipeline {
     /// loaded in `owners`.
     ///
     /// # Errors
-    /// [`FileError::Poisoned`].
+    /// [`FileError::Poisoned`], [`FileError::Closed`].
     pub(crate) fn append(
         &self,
         options: &FileOptions,
@@ -356,6 +369,9 @@ impl Pipeline {
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
+        }
+        if self.is_closed() {
+            return Err(FileError::Closed);
         }
         let seq = self.next_seq(&mut append);
         let mut version = (*self.newest.load_full()).clone();
@@ -767,7 +783,6 @@ mod tests {
         pipeline.free_before(position);
         assert!(pipeline.reserve(20), "the whole ring is free but for what is kept");
     }
-}
 
     #[test]
     fn commits_between_checkpoints_that_fail_take_no_room_from_the_next() {
@@ -808,3 +823,4 @@ mod tests {
         pipeline.wait(&disk, &options, anchor, Goal::Durable).unwrap();
         assert!(pipeline.reserve(reserved as u64 - 1), "the log is free again");
     }
+}

@@ -34,10 +34,7 @@ use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 /// Opens what `storage` holds, or creates a file in it.
@@ -181,7 +178,6 @@ fn build(
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
         appetites: Mutex::default(),
-        closed: AtomicBool::new(false),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),
         disk,

@@ -466,3 +466,69 @@ fn a_log_that_cannot_grow_fails_no_checkpoint() {
         assert!(as_small > 0, "one of the writes was of zeros");
     }
 }
+
+/// What commits while the file is being closed is refused, or on the disk once both have returned.
+#[test]
+fn a_commit_that_races_with_close_is_refused_or_durable() {
+    let disk = SimDisk::new();
+    let file = open(&disk).unwrap();
+    commit_page(&file, OWNERS[1], 1).unwrap();
+    let racing = std::sync::Mutex::new(Some(file.clone()));
+    disk.observe(move |_: u64, _: u64| {
+        // The commit's first page is about to be written: it has been let in.
+        let file = racing.lock().unwrap().take();
+        if let Some(file) = file {
+            file.close().unwrap();
+        }
+    });
+    let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 2);
+    let committed = commit(&file, OWNERS[1], 2, Durability::Eventual, add);
+    let expected = match &committed {
+        Ok(_) => 2,
+        Err(error) => {
+            assert!(matches!(error, FileError::Closed), "{error}");
+            1
+        }
+    };
+    let cut = disk.fork().power_cut(PowerCut::LoseAll);
+    assert_eq!(commit_of(&state_of(&open(&cut).unwrap()).unwrap().0), expected, "{committed:?}");
+    assert!(matches!(commit_page(&file, OWNERS[1], 3), Err(FileError::Closed)));
+}
+
+/// A panic somewhere in the program takes no commit with it.
+#[test]
+fn a_file_dropped_by_a_panic_keeps_what_was_committed() {
+    let disk = SimDisk::new();
+    let theirs = disk.clone();
+    let panicked = std::thread::spawn(move || {
+        let file = open(&theirs).unwrap();
+        let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 1);
+        commit(&file, OWNERS[1], 1, Durability::Eventual, add).unwrap();
+        panic!("as a test wants it");
+    })
+    .join();
+    assert!(panicked.is_err());
+    let cut = disk.fork().power_cut(PowerCut::LoseAll);
+    assert_eq!(commit_of(&state_of(&open(&cut).unwrap()).unwrap().0), 1);
+}
+
+/// A checkpoint that fails as the file is closed costs time at the next opening and nothing else.
+#[test]
+fn closing_flushes_also_when_its_checkpoint_fails() {
+    let disk = SimDisk::new();
+    let file = open(&disk).unwrap();
+    commit_page(&file, OWNERS[1], 1).unwrap();
+    let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 2);
+    for after in 0..6 {
+        let disk = disk.fork();
+        let file = open(&disk).unwrap();
+        commit(&file, OWNERS[1], 2, Durability::Eventual, add).unwrap();
+        disk.inject(Fault { calls: CallSet::READ | CallSet::WRITE, after, sticky: true, kind: FaultKind::Io });
+        let closed = file.close();
+        let poisoned = file.stats().poisoned;
+        disk.lift_faults();
+        let cut = disk.fork().power_cut(PowerCut::LoseAll);
+        let survived = commit_of(&state_of(&open(&cut).unwrap()).unwrap().0);
+        assert!(survived == 2 || poisoned && closed.is_err(), "call {after}: {closed:?}");
+    }
+}
