@@ -203,6 +203,11 @@ impl Superblock {
     }
 }
 
+/// Whether the beginning of a slot bears the mark of this format.
+pub(crate) fn has_magic(slot: &[u8]) -> bool {
+    slot.get(8..16) == Some(&MAGIC[..])
+}
+
 pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
