@@ -8,6 +8,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 mod creation; // a file that is none yet
+#[cfg(test)]
+mod forged; // logs that lie
 mod scan; // which groups count
 
 use crate::{
@@ -253,13 +255,13 @@ fn replay(
     let log = scan.layout.extents()[known..].to_vec();
     if !log.is_empty() {
         let death = Stamp(0);
+        claim(disk, space, Delta { seq: superblock.seq, owner: NO_OWNER, death, allocated: log, freed: Vec::new() })?;
+    }
     // From here on no commit can claim or release them.
     for &extent in scan.layout.extents() {
         space
             .map(|map| map.adopt_permanent(extent))
             .map_err(|e| FileError::Damaged { at: disk.offset(extent.start), why: why(&e) })?;
-    }
-        claim(disk, space, Delta { seq: superblock.seq, owner: NO_OWNER, death, allocated: log, freed: Vec::new() })?;
     }
     for (seq, part) in scan.parts() {
         if part.owner.0 >= owners.owners_max() {
