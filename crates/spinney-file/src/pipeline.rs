@@ -9,19 +9,25 @@
 //! There is no timer: whoever wants durability while no leader is active becomes the leader, and takes along
 //! whatever was appended meanwhile (greedy group commit; Helland et al., "Group Commit Timers and High Volume
 //! Transaction Systems", 1988, shows what timers cost).
-#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
+
+mod append; // who is next, and what that changes
+mod lead; // groups on their way to the disk
 
 use crate::{
+    commit::Share,
     disk::Disk,
     error::FileError,
-    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, LogId, RingLayout},
-    options::{FileOptions, Sabotage},
+    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, LogId, RingLayout},
+    options::FileOptions,
     owners::OwnerTable,
+    page::PagePtr,
+    unwritten::{Unwritten, UnwrittenPages},
     version::{OwnerRoot, Version, leaf_of},
 };
 use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use spinney_alloc::{Delta, Owner, Seq};
+use parking_lot::{Condvar, Mutex};
+use rustc_hash::FxHashMap;
+use spinney_alloc::{Delta, Owner, PageNo, Seq};
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{
@@ -48,20 +54,32 @@ pub(crate) enum Goal {
     Durable,
 }
 
-/// A commit ready to be appended: its pages are written.
-pub(crate) struct Prepared {
-    pub(crate) record: Vec<u8>,
-    /// Log blocks that were reserved for it.
-    pub(crate) blocks: u64,
+/// A commit ready to be appended: what it needs on disk is there.
+pub(crate) struct Prepared<'a> {
+    pub(crate) record: &'a [u8],
+    /// Log blocks that were reserved for it; 0: there is room or there is not.
+    pub(crate) reserved_blocks: u64,
     pub(crate) immediate: bool,
     /// Bytes of its pages that no sync has covered yet.
     pub(crate) unsynced_bytes: u64,
-    pub(crate) roots: Vec<(Owner, OwnerRoot)>,
-    /// Filled in with the seq and kept for the next checkpoint.
-    pub(crate) deltas: Vec<Delta>,
+    /// Keep of what they freed only what no map knows.
+    pub(crate) shares: &'a mut [Share],
 }
 
-/// What a checkpoint covers, captured in the critical section that gave it its seq.
+/// What became of it.
+pub(crate) struct Appended {
+    pub(crate) seq: Seq,
+    /// Older pages that it superseded.
+    pub(crate) superseded: Vec<PageNo>,
+    /// When the fresh pages it superseded may be granted again: see [`UnwrittenPages::round`].
+    pub(crate) round: u64,
+    /// Records that nobody has written yet take much memory.
+    pub(crate) queue_is_long: bool,
+    /// The log is filling up.
+    pub(crate) work_is_due: bool,
+}
+
+/// What a checkpoint covers, captured in one critical section.
 pub(crate) struct Cut {
     pub(crate) seq: Seq,
     pub(crate) version: Arc<Version>,
@@ -70,6 +88,10 @@ pub(crate) struct Cut {
     pub(crate) changed: BTreeSet<u32>,
     /// Pages that the commits in it freed.
     pub(crate) freed_pages: u64,
+    /// Pages that small commits left.
+    pub(crate) unwritten: Arc<FxHashMap<Owner, Unwritten>>,
+    /// Superseded ones that snapshots keep in memory.
+    pub(crate) held: Vec<PagePtr>,
 }
 
 /// Where the log goes on after a checkpoint's group.
@@ -80,12 +102,29 @@ pub(crate) struct CutPosition {
     pub(crate) chain: u64,
 }
 
-struct Queued {
-    record: Vec<u8>,
-    blocks: u64,
+/// Records that will be written together, behind room for the header.
+struct Group {
+    buffer: Vec<u8>,
+    records: u32,
     unsynced_bytes: u64,
-    /// The last that a checkpoint covers: it closes its group. With the layout that holds after it.
+    /// The last that a checkpoint covers closes its group. With the layout that holds after it.
     cut: Option<RingLayout>,
+}
+
+impl Group {
+    fn new(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(GROUP_HEADER_BYTES, 0);
+        Self { buffer, records: 0, unsynced_bytes: 0, cut: None }
+    }
+
+    fn is_open(&self, more: usize) -> bool {
+        self.cut.is_none() && (self.records == 0 || self.buffer.len() + more <= GROUP_BYTES_MAX)
+    }
+
+    fn blocks(&self) -> u64 {
+        (self.buffer.len() as u64).div_ceil(BLOCK_BYTES)
+    }
 }
 
 struct Pending {
@@ -96,12 +135,16 @@ struct Pending {
 #[derive(Default)]
 struct Append {
     next: u64,
-    queue: VecDeque<Queued>,
+    groups: VecDeque<Group>,
+    /// A buffer to be used again.
+    spare: Vec<u8>,
+    room: LogRoom,
     /// Appended and not yet visible, oldest first.
     pending: VecDeque<Pending>,
     deltas: Vec<Delta>,
     freed_pages: u64,
     changed: BTreeSet<u32>,
+    unwritten: UnwrittenPages,
 }
 
 struct LogWriter {
@@ -116,14 +159,30 @@ struct LogWriter {
     /// Un-synced bytes of images in groups written without a sync.
     unsynced_bytes: u64,
     cut: Option<CutPosition>,
-    buffer: Vec<u8>,
 }
 
+/// Where the blocks of the log are.
 #[derive(Clone, Copy, Debug, Default)]
 struct LogRoom {
     blocks: u64,
+    /// Needed by a recovery.
     used: u64,
+    /// Being written.
+    writing: u64,
+    /// Of groups that nobody writes yet.
+    queued: u64,
+    /// Promised to records on their way.
     reserved: u64,
+}
+
+impl LogRoom {
+    fn promised(&self) -> u64 {
+        self.used + self.writing + self.queued + self.reserved
+    }
+
+    fn fits(&self, blocks: u64) -> bool {
+        self.promised() + blocks + KEPT_BLOCKS <= self.blocks
+    }
 }
 
 /// The log as statistics show it, in blocks of 4 KiB.
@@ -148,7 +207,7 @@ pub(crate) struct Pipeline {
     file_id: LogId,
     append: Mutex<Append>,
     log: Mutex<LogWriter>,
-    room: Mutex<LogRoom>,
+    rounds_finished: AtomicU64,
     leading: Mutex<bool>,
     led: Condvar,
     newest: ArcSwap<Version>,
@@ -194,13 +253,14 @@ impl Pipeline {
                 next: seq + 1,
                 freed_pages: start.freed_pages,
                 changed: start.changed,
+                room: LogRoom {
+                    blocks: start.layout.blocks(),
+                    used: start.layout.distance(start.tail, start.head),
+                    ..LogRoom::default()
+                },
                 ..Append::default()
             }),
-            room: Mutex::new(LogRoom {
-                blocks: start.layout.blocks(),
-                used: start.layout.distance(start.tail, start.head),
-                reserved: 0,
-            }),
+            rounds_finished: AtomicU64::new(0),
             log: Mutex::new(LogWriter {
                 tail: start.tail,
                 layout: start.layout,
@@ -210,7 +270,6 @@ impl Pipeline {
                 plain: false,
                 unsynced_bytes: 0,
                 cut: None,
-                buffer: Vec::new(),
             }),
             leading: Mutex::new(false),
             led: Condvar::new(),
@@ -306,11 +365,11 @@ impl Pipeline {
     }
 
     pub(crate) fn stats(&self) -> LogStats {
-        let room = *self.room.lock();
+        let room = self.append.lock().room;
         LogStats {
             blocks: room.blocks,
-            used_blocks: room.used,
-            reserved_blocks: room.reserved,
+            used_blocks: room.used + room.writing,
+            reserved_blocks: room.queued + room.reserved,
             groups: self.groups.load(Ordering::Relaxed),
             records: self.records.load(Ordering::Relaxed),
             bytes: self.log_bytes.load(Ordering::Relaxed),
@@ -319,189 +378,6 @@ impl Pipeline {
 
     pub(crate) fn layout(&self) -> RingLayout {
         self.log.lock().layout.clone()
-    }
-
-    // ---- room in the log (rule 5) ----
-
-    /// Blocks that a record of `bytes` may need, alone in its group.
-    pub(crate) fn blocks_for(bytes: usize) -> u64 {
-        ((GROUP_HEADER_BYTES + bytes) as u64).div_ceil(BLOCK_BYTES)
-    }
-
-    /// Reserves room; `false` when only a checkpoint can make it.
-    pub(crate) fn reserve(&self, blocks: u64) -> bool {
-        let mut room = self.room.lock();
-        let fits = room.used + room.reserved + blocks + KEPT_BLOCKS <= room.blocks;
-        if fits {
-            room.reserved += blocks;
-        }
-        fits
-    }
-
-    pub(crate) fn unreserve(&self, blocks: u64) {
-        self.room.lock().reserved -= blocks;
-    }
-
-    /// Whether a commit of that many blocks fits into an otherwise empty log.
-    pub(crate) fn could_hold(&self, blocks: u64) -> bool {
-        blocks + 2 * KEPT_BLOCKS <= self.room.lock().blocks
-    }
-
-    /// Whether the log is so full that a checkpoint should start now.
-    pub(crate) fn half_full(&self) -> bool {
-        let room = self.room.lock();
-        2 * (room.used + room.reserved) > room.blocks
-    }
-
-    // ---- append (rule 6) ----
-
-    /// Gives the commit its seq and its place; from here only a crash or poison undoes it. The leaves of its owners must be
-    /// loaded in `owners`.
-    ///
-    /// # Errors
-    /// [`FileError::Poisoned`], [`FileError::Closed`].
-    pub(crate) fn append(
-        &self,
-        options: &FileOptions,
-        owners: &OwnerTable,
-        commit: Prepared,
-    ) -> Result<Seq, FileError> {
-        let early = options.broken(Sabotage::TipsBeforeLock).then(|| self.newest.load_full());
-        let late = options.broken(Sabotage::QueuesLate);
-        if !late {
-            options.interlude();
-        }
-        let mut append = self.append.lock();
-        if self.is_poisoned() {
-            return Err(FileError::Poisoned);
-        }
-        if self.is_closed() {
-            return Err(FileError::Closed);
-        }
-        let seq = self.next_seq(&mut append);
-        if late {
-            MutexGuard::unlocked(&mut append, || options.interlude());
-        }
-        let mut version = (*early.unwrap_or_else(|| self.newest.load_full())).clone();
-        version.seq = seq;
-        for (owner, root) in commit.roots {
-            set_root(&mut version, owners, owner, root);
-            append.changed.insert(owners.page_of(leaf_of(owner)));
-        }
-        append.freed_pages += freed_pages(&commit.deltas);
-        append.deltas.extend(commit.deltas.into_iter().map(|delta| Delta { seq, ..delta }));
-        self.unsynced_bytes.fetch_add(commit.unsynced_bytes, Ordering::Relaxed);
-        append.queue.push_back(Queued {
-            record: commit.record,
-            blocks: commit.blocks,
-            unsynced_bytes: commit.unsynced_bytes,
-            cut: None,
-        });
-        let version = Arc::new(version);
-        self.newest.store(Arc::clone(&version));
-        append.pending.push_back(Pending { immediate: commit.immediate, version });
-        self.appended.store(seq.0, Ordering::Release);
-        if options.broken(Sabotage::ShowsUndurable) {
-            append.pending.iter_mut().for_each(|p| p.immediate = false);
-        }
-        self.advance_visible(&mut append, self.durable());
-        Ok(seq)
-    }
-
-    /// Whether the record of a log that grows fits without the blocks that are a recovery's.
-    pub(crate) fn has_room_to_grow(&self) -> bool {
-        let room = self.room.lock();
-        room.used + room.reserved + KEPT_BLOCKS <= room.blocks
-    }
-
-    /// Takes what a checkpoint covers: everything appended so far, in one critical section (rule 13). The newest record closes its
-    /// group, so that the log after it begins with a group. Only a log that grew - `log` is its layout from here on - needs
-    /// `record`, which says so. Waits for the group that is being written.
-    ///
-    /// # Errors
-    /// [`FileError::Poisoned`].
-    pub(crate) fn append_checkpoint(&self, record: Vec<u8>, log: RingLayout) -> Result<Cut, FileError> {
-        let mut writer = self.log.lock();
-        let mut append = self.append.lock();
-        if self.is_poisoned() {
-            return Err(FileError::Poisoned);
-        }
-        if log.blocks() > writer.layout.blocks() {
-            let seq = self.next_seq(&mut append);
-            self.push_empty(&mut append, seq, record, Some(log));
-        } else if let Some(newest) = append.queue.back_mut() {
-            newest.cut = Some(log);
-        } else {
-            // All that was appended is in groups already.
-            writer.cut = Some(CutPosition { seq: self.appended(), block: writer.head, chain: writer.chain });
-        }
-        let version = self.newest.load_full();
-        Ok(Cut {
-            seq: version.seq,
-            version,
-            deltas: std::mem::take(&mut append.deltas),
-            changed: std::mem::take(&mut append.changed),
-            freed_pages: std::mem::take(&mut append.freed_pages),
-        })
-    }
-
-    /// For a broken engine: what was committed after a checkpoint's cut, as if the cut had it.
-    pub(crate) fn add_later(&self, cut: &mut Cut) {
-        let later = std::mem::take(&mut self.append.lock().deltas);
-        cut.deltas.extend(later.into_iter().map(|delta| Delta { seq: cut.seq, ..delta }));
-    }
-
-    /// Appends the record that shows where the log of a new superblock begins. It uses a block that commits never get.
-    pub(crate) fn append_anchor(&self, record: Vec<u8>) -> Result<Seq, FileError> {
-        let mut append = self.append.lock();
-        if self.is_poisoned() {
-            return Err(FileError::Poisoned);
-        }
-        let seq = self.next_seq(&mut append);
-        self.push_empty(&mut append, seq, record, None);
-        Ok(seq)
-    }
-
-    /// Queues a record that changes no root, as an Immediate commit.
-    fn push_empty(&self, append: &mut MutexGuard<'_, Append>, seq: Seq, record: Vec<u8>, cut: Option<RingLayout>) {
-        let mut version = (*self.newest.load_full()).clone();
-        version.seq = seq;
-        let version = Arc::new(version);
-        self.newest.store(Arc::clone(&version));
-        append.queue.push_back(Queued { record, blocks: 0, unsynced_bytes: 0, cut });
-        append.pending.push_back(Pending { immediate: true, version });
-        self.appended.store(seq.0, Ordering::Release);
-    }
-
-    /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the deltas.)
-    pub(crate) fn take_back(&self, cut: Cut) {
-        let mut append = self.append.lock();
-        append.changed.extend(cut.changed);
-        append.freed_pages += cut.freed_pages;
-    }
-
-    fn next_seq(&self, append: &mut MutexGuard<'_, Append>) -> Seq {
-        let seq = append.next;
-        assert!(seq < self.seq_limit.load(Ordering::Relaxed), "rule 21: no seq at or above the durable limit");
-        append.next += 1;
-        Seq(seq)
-    }
-
-    /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it.
-    fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) {
-        if self.is_poisoned() {
-            return;
-        }
-        let mut newest = None;
-        while append.pending.front().is_some_and(|p| p.version.seq <= durable || !p.immediate) {
-            newest = append.pending.pop_front();
-        }
-        if let Some(Pending { version, .. }) = newest {
-            let seq = version.seq.0;
-            // Whoever loads this version sees every page it names: they were written before it was appended.
-            self.visible.store(version);
-            self.visible_seq.store(seq, Ordering::Release);
-        }
     }
 
     // ---- leader and followers (rules 7 to 9) ----
@@ -549,141 +425,6 @@ impl Pipeline {
         disk.counters.latencies.log_wait.record(begun.elapsed());
         done
     }
-
-    /// Writes what is queued, as one group or several, and syncs it if asked or if an Immediate commit is in it.
-    fn lead(&self, disk: &Disk, options: &FileOptions, durable: bool) -> Result<(), FileError> {
-        let mut log = self.log.lock();
-        let (mut queue, target, immediate) = {
-            let mut append = self.append.lock();
-            let immediate = append.pending.iter().any(|p| p.immediate);
-            (std::mem::take(&mut append.queue), self.appended(), immediate)
-        };
-        let durable = durable || immediate;
-        let unsynced: u64 = queue.iter().map(|q| q.unsynced_bytes).sum();
-        log.unsynced_bytes += unsynced;
-        // `write_sync` covers its own range only: whatever else must be durable needs a sync of the whole file.
-        let mut whole = log.plain || log.unsynced_bytes > 0;
-        if options.broken(Sabotage::GroupCoversItselfOnly) {
-            whole = false;
-        }
-        let mut first = target.0 + 1 - queue.len() as u64;
-        while !queue.is_empty() {
-            let count = batch_len(&queue);
-            let batch: Vec<Queued> = queue.drain(..count).collect();
-            self.write_group(disk, &mut log, Seq(first), &batch, durable && !whole)?;
-            first += count as u64;
-        }
-        self.written.fetch_max(target.0, Ordering::AcqRel);
-        let mut covered = target;
-        if durable {
-            if whole {
-                let mut synced = disk.sync();
-                if options.broken(Sabotage::RetriesSync) && synced.is_err() {
-                    synced = disk.sync();
-                }
-                synced?;
-            }
-            if !options.broken(Sabotage::RetriesSync) {
-                disk.settled()?;
-            }
-            self.unsynced_bytes.fetch_sub(log.unsynced_bytes, Ordering::Relaxed);
-            log.plain = false;
-            log.unsynced_bytes = 0;
-            if options.broken(Sabotage::DurableReadLate) {
-                covered = self.appended();
-            }
-        } else {
-            log.plain = true;
-            covered = self.durable();
-        }
-        drop(log);
-        // Visible first: whoever returns because its commit is durable finds it in the next snapshot, and a checkpoint that is
-        // durable frees only what no new snapshot can reach.
-        self.advance_visible(&mut self.append.lock(), covered);
-        self.durable.fetch_max(covered.0, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Writes one group at the head and moves the head behind it.
-    fn write_group(
-        &self,
-        disk: &Disk,
-        log: &mut LogWriter,
-        first: Seq,
-        batch: &[Queued],
-        synced: bool,
-    ) -> Result<(), FileError> {
-        let mut buffer = std::mem::take(&mut log.buffer);
-        buffer.clear();
-        buffer.resize(GROUP_HEADER_BYTES, 0);
-        batch.iter().for_each(|q| buffer.extend_from_slice(&q.record));
-        let end = buffer.len();
-        let blocks = (end as u64).div_ceil(BLOCK_BYTES);
-        buffer.resize((blocks * BLOCK_BYTES) as usize, 0);
-        let header = GroupHeader {
-            file_id: self.file_id,
-            epoch: log.epoch,
-            previous: log.chain,
-            first,
-            last: Seq(first.0 + batch.len() as u64 - 1),
-            durable: self.durable(),
-            records: u32::try_from(batch.len()).expect("bounded by the group's bytes"),
-        };
-        let chain = header.seal(&mut buffer, end);
-        let mut from = 0;
-        for (at, bytes) in log.layout.pieces(log.head, blocks) {
-            let piece = &buffer[from..from + bytes as usize];
-            if synced {
-                disk.write_sync(at, piece)?
-            } else {
-                disk.write(at, piece)?
-            }
-            from += bytes as usize;
-        }
-        if buffer.capacity() <= GROUP_BYTES_MAX {
-            log.buffer = buffer;
-        }
-        log.chain = chain;
-        let cut = batch.last().and_then(|q| q.cut.clone());
-        let layout = cut.clone().unwrap_or_else(|| log.layout.clone());
-        log.head = head_after(&log.layout, &layout, log.head, blocks);
-        log.layout = layout;
-        if cut.is_some() {
-            log.cut = Some(CutPosition { seq: header.last, block: log.head, chain });
-        }
-        self.groups.fetch_add(1, Ordering::Relaxed);
-        self.records.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        self.log_bytes.fetch_add(blocks * BLOCK_BYTES, Ordering::Relaxed);
-        let mut room = self.room.lock();
-        room.reserved -= batch.iter().map(|q| q.blocks).sum::<u64>();
-        // Not one more than before: a log that grew while it was wrapped has its new blocks between tail and head, and they are
-        // of no use until the tail has moved.
-        room.used = log.layout.distance(log.tail, log.head);
-        room.blocks = log.layout.blocks();
-        assert!(room.used + room.reserved < room.blocks, "rule 5: the log never overtakes its own tail");
-        Ok(())
-    }
-
-    /// Where the log goes on after the checkpoint `seq`, once its group is written.
-    pub(crate) fn cut_position(&self, seq: Seq) -> CutPosition {
-        let cut = self.log.lock().cut.expect("what a checkpoint covers was written");
-        assert_eq!(cut.seq, seq, "one checkpoint at a time");
-        cut
-    }
-
-    /// The superblock of the checkpoint that ended at `cut` is durable and the older one is marked: blocks before it are free, and groups
-    /// from now on carry the next epoch.
-    pub(crate) fn free_before(&self, cut: CutPosition) {
-        let mut log = self.log.lock();
-        log.epoch += 1;
-        log.tail = cut.block;
-        let mut room = self.room.lock();
-        room.used = log.layout.distance(log.tail, log.head);
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.log.lock().epoch
-    }
 }
 
 /// Ends a leader's turn, also when it panics, so that no follower waits for ever.
@@ -699,21 +440,6 @@ impl Drop for Turn<'_> {
         *self.pipeline.leading.lock() = false;
         self.pipeline.led.notify_all();
     }
-}
-
-/// How many queued records go into the next group: up to a checkpoint's record, which closes its group.
-fn batch_len(queue: &VecDeque<Queued>) -> usize {
-    let mut bytes = 0;
-    for (i, queued) in queue.iter().enumerate() {
-        bytes += queued.record.len();
-        if queued.cut.is_some() {
-            return i + 1;
-        }
-        if bytes > GROUP_BYTES_MAX && i > 0 {
-            return i;
-        }
-    }
-    queue.len()
 }
 
 /// The block after a group. A layout that grew goes on in its new blocks instead of wrapping.

@@ -11,6 +11,7 @@
 use crate::page::PagePtr;
 use rustc_hash::FxHashMap;
 use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
+use std::sync::Arc;
 
 /// Pages born since some moment.
 #[derive(Debug, Default)]
@@ -30,11 +31,6 @@ impl Born {
 
     fn pages(&self) -> u64 {
         self.dirty.len() as u64 + self.written.pages()
-    }
-
-    fn append(&mut self, other: Self) {
-        self.dirty.extend(other.dirty);
-        self.written.extend(other.written.iter());
     }
 
     fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
@@ -132,15 +128,23 @@ impl Unwritten {
         self.noted.note_written(ptr);
     }
 
-    /// A page that a checkpoint in progress covers was freed.
-    pub(crate) fn free_frozen(&mut self, extent: Extent) {
-        let _ = self.fresh.remove(extent) || self.noted.remove(extent);
-    }
-
-    /// The checkpoint that covered `frozen` failed: all of it is unwritten again.
-    pub(crate) fn take_back(&mut self, frozen: Self) {
-        self.noted.append(frozen.fresh);
-        self.noted.append(frozen.noted);
+    /// The checkpoint that covered `frozen` failed: but for what was freed since, all of it is unwritten again.
+    fn take_back(&mut self, mut frozen: Self, freed: &[Extent], is_dirty: impl Fn(PagePtr) -> bool) {
+        for &extent in freed {
+            let _ = frozen.fresh.remove(extent) || frozen.noted.remove(extent);
+        }
+        for born in [frozen.fresh, frozen.noted] {
+            for (page, stamp) in born.dirty {
+                let known = if is_dirty(PagePtr { page, stamp }) {
+                    self.noted.dirty.insert(page, stamp).is_some()
+                } else {
+                    self.noted.written.insert(Extent::page(page));
+                    false
+                };
+                assert!(!known, "page {page} is alive twice");
+            }
+            self.noted.written.extend(born.written.iter());
+        }
         self.releases.splice(0..0, frozen.releases);
     }
 }
@@ -150,8 +154,9 @@ impl Unwritten {
 pub(crate) struct UnwrittenPages {
     /// Since the newest checkpoint began.
     pub(crate) now: FxHashMap<Owner, Unwritten>,
-    /// Covered by the checkpoint in progress.
-    pub(crate) frozen: FxHashMap<Owner, Unwritten>,
+    /// Covered by the checkpoint in progress, and what commits freed of them since.
+    frozen: Option<Arc<FxHashMap<Owner, Unwritten>>>,
+    frozen_freed: FxHashMap<Owner, Vec<Extent>>,
     /// Superseded pages in the cache only, which a snapshot still reaches: written with the others, so that they may be evicted.
     pub(crate) held: Vec<PagePtr>,
     /// Times pages of several commits were written together: begun and finished. Between the two no number they had is granted.
@@ -161,14 +166,48 @@ pub(crate) struct UnwrittenPages {
 impl UnwrittenPages {
     /// What a commit of `owner` freed: leaves in `freed` what nothing on disk knows, returns the rest.
     pub(crate) fn free(&mut self, owner: Owner, freed: &mut Vec<Freed>) -> Vec<Freed> {
-        if let Some(frozen) = self.frozen.get_mut(&owner) {
-            freed.iter().for_each(|freed| frozen.free_frozen(freed.extent));
+        if freed.is_empty() {
+            return Vec::new();
         }
-        self.now.entry(owner).or_default().free(freed)
+        let older = self.now.entry(owner).or_default().free(freed);
+        if self.frozen.as_ref().is_some_and(|frozen| frozen.contains_key(&owner)) {
+            self.frozen_freed.entry(owner).or_default().extend(older.iter().map(|f| f.extent));
+        }
+        older
     }
 
     /// When what is freed now may be granted again, as far as writing goes: once so many rounds are finished.
     pub(crate) fn round(&self) -> u64 {
         if self.rounds.0 > self.rounds.1 { self.rounds.0 } else { 0 }
+    }
+
+    /// A checkpoint begins, and a round with it: it covers all there is.
+    pub(crate) fn freeze(&mut self) -> (Arc<FxHashMap<Owner, Unwritten>>, Vec<PagePtr>) {
+        assert!(self.frozen.is_none(), "one checkpoint at a time");
+        let frozen = Arc::new(std::mem::take(&mut self.now));
+        self.frozen = Some(Arc::clone(&frozen));
+        self.rounds.0 += 1;
+        (frozen, std::mem::take(&mut self.held))
+    }
+
+    /// It is durable.
+    pub(crate) fn forget_frozen(&mut self) {
+        self.frozen = None;
+        self.frozen_freed.clear();
+    }
+
+    /// It failed. `is_dirty` tells which pages it did not come to write.
+    pub(crate) fn take_back(&mut self, is_dirty: impl Fn(PagePtr) -> bool) {
+        let frozen = self.frozen.take().map(|frozen| Arc::try_unwrap(frozen).expect("the checkpoint has let go of it"));
+        let freed = std::mem::take(&mut self.frozen_freed);
+        for (owner, unwritten) in frozen.unwrap_or_default() {
+            let freed = freed.get(&owner).map_or(&[][..], |freed| freed);
+            self.now.entry(owner).or_default().take_back(unwritten, freed, &is_dirty);
+        }
+    }
+
+    /// Fresh pages of all owners.
+    pub(crate) fn fresh_pages(&self) -> u64 {
+        self.now.values().map(|unwritten| unwritten.fresh.pages()).sum()
     }
 }
