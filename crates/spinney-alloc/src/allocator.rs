@@ -325,15 +325,13 @@ impl Allocator {
         let pinned = self.pinned.values().map(|pinned| pinned.pages).sum();
         let free = self.free_pages();
         let fixed = self.geometry.fixed_before(self.file_pages);
-        let permanent = self.permanent.pages();
-        let accounted = free + fixed + self.lent + self.awaiting + pinned + permanent;
+        let accounted = free + fixed + self.lent + self.awaiting + pinned;
         AllocStats {
             file_pages: self.file_pages,
             free,
             lent: self.lent,
             awaiting_checkpoint: self.awaiting,
             pinned,
-            permanent,
             fixed,
             // A damaged file may name pages twice; a count is no reason to stop.
             used: self.file_pages.saturating_sub(accounted),

@@ -309,16 +309,19 @@ impl Allocator {
     fn apply(&mut self, delta: &Delta) -> Result<(), Need> {
         let freed = delta.freed.iter().map(|freed| freed.extent);
         for extent in delta.allocated.iter().copied().chain(freed) {
-            self.region_ready(self.geometry.region_of(extent.start))?;
+            // What was free may have been cut off since a damaged tree or a forged log freed it once more.
+            if let Ok((region, _)) = self.locate(extent) {
+                self.region_ready(region)?;
+            }
         }
         for &extent in &delta.allocated {
             let (region, range) = self.locate(extent).expect("an extent that was granted");
             self.keep(region, range);
         }
         for &Freed { extent, birth } in &delta.freed {
-            let (region, range) = self.locate(extent).expect("checked when it was noted");
             // Freeing what is free has no effect: what is not in use here is not counted twice.
             self.awaiting -= extent.pages;
+            let Ok((region, range)) = self.locate(extent) else { continue };
             for extent in self.drop_durable(region, range) {
                 self.awaiting += extent.pages;
                 self.dying.push(Dying { extent, owner: delta.owner, birth, death: delta.death });

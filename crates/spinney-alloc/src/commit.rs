@@ -100,8 +100,8 @@ impl Allocator {
         self.permanent_noted.push_back((extent, true));
     }
 
-    /// Says of an extent, in use in the durable map, that it is permanent: after opening, for those the
-    /// superblock names. Guards it against a hostile log, and makes [`Allocator::stats`] right.
+    /// Says of an extent, in use, that it is permanent: after opening, for those that nothing but a hostile log
+    /// would claim or release.
     ///
     /// # Errors
     /// [`MapError::Extent`] when it cannot have been granted.

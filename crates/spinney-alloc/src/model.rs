@@ -586,8 +586,8 @@ impl World {
         let free = self.free();
         let stats = self.alloc.stats();
         assert_eq!(stats.free, free.len() as u64, "free pages: {stats:?}");
-        assert_eq!(stats.used, reach(&self.tips).count() as u64, "{stats:?}");
-        assert_eq!(stats.permanent, pages(&self.permanent).count() as u64, "{stats:?}");
+        let used = reach(&self.tips).count() + pages(&self.permanent).count();
+        assert_eq!(stats.used, used as u64, "{stats:?}");
         assert_eq!(stats.lent, self.open.iter().flatten().map(|txn| txn.lent.pages()).sum::<u64>(), "{stats:?}");
         let settled = self.commits.is_empty() && self.permanent_dying.is_empty() && self.permanent_applied.is_empty();
         assert!(stats.awaiting_checkpoint == 0 || !settled, "{stats:?}");

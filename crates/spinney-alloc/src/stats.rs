@@ -13,10 +13,8 @@ pub struct AllocStats {
     pub awaiting_checkpoint: u64,
     /// Freed by commits and covered by a checkpoint, but a snapshot can still reach them.
     pub pinned: u64,
-    /// Marked permanent: homes of metadata, the log.
-    pub permanent: u64,
     /// Never granted: the header and the homes of the map.
     pub fixed: u64,
-    /// The rest: reachable from the newest commits.
+    /// The rest: reachable from the newest commits, or permanent.
     pub used: u64,
 }

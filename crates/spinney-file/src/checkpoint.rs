@@ -95,10 +95,8 @@ impl Engine {
     }
 
     fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
-        let number = newest.number + 1;
-        // Without a record of its own it cannot say that the log grew.
-        let (layout, grown) =
-            if self.pipeline.is_closed() { (self.pipeline.layout(), None) } else { self.enlarged_log()? };
+        let number = self.draw_checkpoint_number(newest.number);
+        let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
         let mut cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
             Ok(cut) => cut,
@@ -248,8 +246,11 @@ impl Engine {
     }
 
     /// The log's layout after this checkpoint, and the extent it gained: twice as large while checkpoints come because the log
-    /// is full, or as large as a waiting commit needs. The new blocks are zero on disk before anything names them, so
-    /// that no old bytes can be mistaken for groups.
+    /// is full, or as large as a waiting commit needs. Where there is no larger one to be had it stays as it is: a small log works,
+    /// slower, and only a commit that needs more fails, with its own error.
+    ///
+    /// # Errors
+    /// A sync that failed, which poisons.
     fn enlarged_log(&self) -> Result<(RingLayout, Option<Extent>), FileError> {
         let layout = self.pipeline.layout();
         let wanted = self.checkpoints.wanted_blocks.load(Ordering::Relaxed);
@@ -257,34 +258,25 @@ impl Engine {
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
         let doubled = if self.pipeline.half_full() { (2 * blocks).min(limit) } else { 0 };
         let goal = doubled.max(wanted).min(LOG_BLOCKS_MAX);
-        if goal <= blocks || layout.extents().len() >= RingLayout::EXTENTS_MAX {
+        let may_grow = layout.extents().len() < RingLayout::EXTENTS_MAX && self.pipeline.has_room_to_grow();
+        if goal <= blocks || !may_grow {
             return Ok((layout, None));
         }
         let bytes = (goal - blocks) * BLOCK_BYTES;
         let most = self.space.map(|map| map.geometry().max_run_pages());
         let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
-        let extent = match self.space.with(&self.disk, |map| map.reserve_run(pages)) {
-            Ok(extent) => extent,
-            // A small log works, slower; only a commit that needs more fails, with its own error.
-            Err(FileError::Full { .. }) => return Ok((layout, None)),
-            Err(error) => return Err(error),
-        };
-        let mut extents = layout.extents().to_vec();
-        extents.push(extent);
-        let zeroed = self.zero(extent);
-        match (RingLayout::new(extents, newest_page_bytes(self)), zeroed) {
-            (Some(larger), Ok(())) => Ok((larger, Some(extent))),
-            (None, Ok(())) => {
+        let Ok(extent) = self.space.with(&self.disk, |map| map.reserve_run(pages)) else { return Ok((layout, None)) };
+        let extents = layout.extents().iter().copied().chain([extent]).collect();
+        match RingLayout::new(extents, newest_page_bytes(self)).filter(|_| self.zero(extent).is_ok()) {
+            Some(larger) => Ok((larger, Some(extent))),
+            None => {
                 self.space.give_back([extent]);
-                Ok((layout, None))
-            }
-            (_, Err(error)) => {
-                self.space.give_back([extent]);
-                Err(error)
+                if self.pipeline.is_poisoned() { Err(FileError::Poisoned) } else { Ok((layout, None)) }
             }
         }
     }
 
+    /// The new blocks are zero on disk before anything names them, so that no old bytes can be mistaken for groups.
     fn zero(&self, extent: Extent) -> Result<(), FileError> {
         let zeros = vec![0; (extent.pages * self.disk.page_bytes as u64).min(1 << 20) as usize];
         let mut at = self.disk.offset(extent.start);

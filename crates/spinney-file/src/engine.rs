@@ -23,11 +23,14 @@ use rustc_hash::FxHashMap;
 use spinney_alloc::{Allocator, Extent, Owner, Protect, Seq, Stamp};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 /// Owners whose last transaction's size is remembered, to size the next one's arena.
 const APPETITES_MAX: usize = 64;
+
+/// Stamps below the limit that only checkpoints draw, so that one can always be made to raise it.
+const CHECKPOINT_STAMPS: u64 = 1024;
 
 /// One open file. **Lock order:** owner table homes, map, append; the leader's log lock before append; none is held across
 /// I/O except the leader's own, and the owner table's while a directory page is read.
@@ -47,7 +50,6 @@ pub(crate) struct Engine {
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
     pub(crate) appetites: Mutex<FxHashMap<Owner, u64>>,
-    pub(crate) closed: AtomicBool,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) shadow: crate::shadow::Shadow,
 }
@@ -105,14 +107,32 @@ impl Engine {
     pub(crate) fn draw_stamp(&self) -> Result<Stamp, FileError> {
         loop {
             let limit = self.stamp_limit.load(Ordering::Acquire);
-            let drawn = self
-                .next_stamp
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| (next < limit).then_some(next + 1));
+            let drawn = self.next_stamp.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
+                (next < limit.saturating_sub(CHECKPOINT_STAMPS)).then_some(next + 1)
+            });
             if let Ok(stamp) = drawn {
                 return Ok(Stamp(stamp));
             }
             self.checkpoint_unless(|| self.stamp_limit.load(Ordering::Acquire) > limit)?;
         }
+    }
+
+    /// The number of a checkpoint that may become the newest after `newest`: a stamp, so that no attempt that failed, now or before a
+    /// crash, has left it on a page. Odd and even take turns, as the slots of the superblock do.
+    ///
+    /// With the limit reached and hundreds of failures since, the last number repeats: then a lost write may go unnoticed, but a
+    /// checkpoint that succeeds still raises the limit.
+    pub(crate) fn draw_checkpoint_number(&self, newest: u64) -> u64 {
+        let limit = self.stamp_limit.load(Ordering::Acquire);
+        let number = |next: u64| {
+            let least = next.max(newest + 1);
+            least + u64::from(least % 2 == newest % 2)
+        };
+        let drawn = self.next_stamp.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| {
+            (number(next) + 1 < limit).then_some(number(next) + 1)
+        });
+        let (Ok(next) | Err(next)) = drawn;
+        number(next)
     }
 
     // ---- room in the log (rule 5) ----
@@ -202,6 +222,11 @@ impl Engine {
         self.pipeline.wait(&self.disk, &self.options, seq, goal)
     }
 
+    /// Waits until all that was appended is durable.
+    pub(crate) fn flush_appended(&self) -> Result<(), FileError> {
+        self.wait(self.pipeline.appended(), Goal::Durable)
+    }
+
     /// Whether a checkpoint should run now.
     pub(crate) fn checkpoint_due(&self) -> bool {
         let freed = self.pipeline.freed_pages() * self.disk.page_bytes as u64;
@@ -213,7 +238,7 @@ impl Engine {
     /// # Errors
     /// [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
     pub(crate) fn check_writable(&self) -> Result<(), FileError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.pipeline.is_closed() {
             Err(FileError::Closed)
         } else if self.options.read_only {
             Err(FileError::ReadOnly)

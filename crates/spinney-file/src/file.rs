@@ -19,10 +19,7 @@ use crate::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spinney_alloc::{Extent, Owner, PageNo, Seq};
-use std::{
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{path::Path, sync::Arc};
 
 /// An atomic, cached, paged file with a redo log. Cheap to clone; the file closes when the last handle, transaction and snapshot is gone.
 ///
@@ -183,31 +180,38 @@ impl PagedFile {
 
 impl Life {
     fn close(&self) -> Result<(), FileError> {
+        // Two that close at once: the second waits for the first.
+        let mut maintenance = self.maintenance.lock();
         // The thread first, so that nothing else makes a checkpoint.
-        drop(self.maintenance.lock().take());
+        drop(maintenance.take());
         let engine = &self.engine;
-        if engine.closed.load(Ordering::Acquire) || engine.options.read_only {
-            engine.closed.store(true, Ordering::Release);
+        if engine.pipeline.is_closed() || engine.options.read_only {
+            engine.pipeline.close();
             return Ok(());
         }
+        // Nothing is appended from here on: what is flushed below is all there is.
+        engine.pipeline.close();
         let done = if engine.pipeline.is_poisoned() {
             Err(FileError::Poisoned)
         } else if engine.pipeline.is_clean() {
-            engine.wait(engine.pipeline.appended(), Goal::Durable)
+            Ok(())
         } else {
             engine.checkpoint_now().map(drop)
         };
-        engine.closed.store(true, Ordering::Release);
-        done
+        done.and(engine.flush_appended())
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         // Whoever wants to know calls `close`; recovery makes up for a failure here.
-        if !std::thread::panicking() {
-            drop(self.close());
-        }
+        drop(if std::thread::panicking() {
+            // No checkpoint: who knows what the panic was about. What was committed is another matter.
+            drop(self.maintenance.lock().take());
+            self.engine.flush_appended()
+        } else {
+            self.close()
+        });
     }
 }
 

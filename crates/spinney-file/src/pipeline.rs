@@ -33,9 +33,9 @@ use std::{
 
 /// A group is closed when its records reach this size; more records make another group in the same sync.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Blocks never reserved by commits: for the record of a checkpoint, the two in which records of recoveries take turns, two more in
-/// case commits come between a checkpoint that fails and the next, and one so that a full log and an empty one differ.
-pub(crate) const KEPT_BLOCKS: u64 = 6;
+/// Blocks never reserved by commits: for an anchor or the record of a log that grows, the two in which records of recoveries take
+/// turns, and one so that a full log and an empty one differ. A checkpoint that is tried again and again needs none.
+pub(crate) const KEPT_BLOCKS: u64 = 4;
 
 /// What a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ struct Queued {
     record: Vec<u8>,
     blocks: u64,
     unsynced_bytes: u64,
-    /// The record of a checkpoint, with the layout that holds after it.
+    /// The last that a checkpoint covers: it closes its group. With the layout that holds after it.
     cut: Option<RingLayout>,
 }
 
@@ -102,9 +102,6 @@ struct Append {
     deltas: Vec<Delta>,
     freed_pages: u64,
     changed: BTreeSet<u32>,
-    /// The newest record, when a checkpoint may cover everything up to it without a record of its own: that of a checkpoint which
-    /// failed, or of the recovery. So neither uses up the log by being repeated.
-    closing: Option<Arc<Version>>,
 }
 
 struct LogWriter {
@@ -164,6 +161,8 @@ pub(crate) struct Pipeline {
     /// Bytes of appended images that no sync has covered.
     unsynced_bytes: AtomicU64,
     poisoned: AtomicBool,
+    /// No commit is appended any more.
+    closed: AtomicBool,
     groups: AtomicU64,
     records: AtomicU64,
     log_bytes: AtomicU64,
@@ -195,7 +194,6 @@ impl Pipeline {
                 next: seq + 1,
                 freed_pages: start.freed_pages,
                 changed: start.changed,
-                closing: Some(Arc::clone(&version)),
                 ..Append::default()
             }),
             room: Mutex::new(LogRoom {
@@ -211,7 +209,7 @@ impl Pipeline {
                 epoch: start.epoch,
                 plain: false,
                 unsynced_bytes: 0,
-                cut: Some(CutPosition { seq: version.seq, block: start.head, chain: start.chain }),
+                cut: None,
                 buffer: Vec::new(),
             }),
             leading: Mutex::new(false),
@@ -225,6 +223,7 @@ impl Pipeline {
             seq_limit: AtomicU64::new(start.seq_limit.0),
             unsynced_bytes: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             groups: AtomicU64::new(0),
             records: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
@@ -278,12 +277,29 @@ impl Pipeline {
         self.led.notify_all();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Lets no commit in any more. What was appended before this returns is all there is to be flushed.
+    pub(crate) fn close(&self) {
+        let _append = self.append.lock();
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Pages freed by commits since the last checkpoint began.
     pub(crate) fn freed_pages(&self) -> u64 {
         self.append.lock().freed_pages
     }
 
-    /// Whether nothing was appended since the last checkpoint began, except its own record.
+    /// Pages that commits allocated and freed which no checkpoint has taken yet.
+    pub(crate) fn recent_pages(&self) -> (u64, u64) {
+        let append = self.append.lock();
+        let allocated = append.deltas.iter().flat_map(|d| &d.allocated).map(|extent| extent.pages).sum();
+        (allocated, freed_pages(&append.deltas))
+    }
+
+    /// Whether nothing was appended since the last checkpoint began, except what shows that the log grew or goes on.
     pub(crate) fn is_clean(&self) -> bool {
         let append = self.append.lock();
         append.changed.is_empty() && append.deltas.is_empty()
@@ -343,7 +359,7 @@ impl Pipeline {
     /// loaded in `owners`.
     ///
     /// # Errors
-    /// [`FileError::Poisoned`].
+    /// [`FileError::Poisoned`], [`FileError::Closed`].
     pub(crate) fn append(
         &self,
         options: &FileOptions,
@@ -358,6 +374,9 @@ impl Pipeline {
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
+        }
+        if self.is_closed() {
+            return Err(FileError::Closed);
         }
         let seq = self.next_seq(&mut append);
         if late {
@@ -389,33 +408,34 @@ impl Pipeline {
         Ok(seq)
     }
 
-    /// Whether the newest record is one that a checkpoint may cover without a record of its own.
-    pub(crate) fn is_closed(&self) -> bool {
-        let append = self.append.lock();
-        append.closing.as_ref().is_some_and(|version| version.seq.0 + 1 == append.next)
+    /// Whether the record of a log that grows fits without the blocks that are a recovery's.
+    pub(crate) fn has_room_to_grow(&self) -> bool {
+        let room = self.room.lock();
+        room.used + room.reserved + KEPT_BLOCKS <= room.blocks
     }
 
-    /// Appends the record of a checkpoint, unless the newest record will do, and takes what it covers, in one critical section
-    /// (rule 13). `log` is the layout from here on; one that grew needs a record.
+    /// Takes what a checkpoint covers: everything appended so far, in one critical section (rule 13). The newest record closes its
+    /// group, so that the log after it begins with a group. Only a log that grew - `log` is its layout from here on - needs
+    /// `record`, which says so. Waits for the group that is being written.
+    ///
+    /// # Errors
+    /// [`FileError::Poisoned`].
     pub(crate) fn append_checkpoint(&self, record: Vec<u8>, log: RingLayout) -> Result<Cut, FileError> {
-        let has_room = {
-            let room = self.room.lock();
-            // The last blocks are a recovery's.
-            room.used + room.reserved + 4 <= room.blocks
-        };
+        let mut writer = self.log.lock();
         let mut append = self.append.lock();
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
         }
-        let closing = append.closing.take().filter(|version| version.seq.0 + 1 == append.next);
-        let version = match closing {
-            Some(version) if log.blocks() == self.room.lock().blocks => version,
-            _ if !has_room => return Err(FileError::Full { bytes_wanted: BLOCK_BYTES }),
-            _ => {
-                let seq = self.next_seq(&mut append);
-                self.push_empty(&mut append, seq, record, Some(log))
-            }
-        };
+        if log.blocks() > writer.layout.blocks() {
+            let seq = self.next_seq(&mut append);
+            self.push_empty(&mut append, seq, record, Some(log));
+        } else if let Some(newest) = append.queue.back_mut() {
+            newest.cut = Some(log);
+        } else {
+            // All that was appended is in groups already.
+            writer.cut = Some(CutPosition { seq: self.appended(), block: writer.head, chain: writer.chain });
+        }
+        let version = self.newest.load_full();
         Ok(Cut {
             seq: version.seq,
             version,
@@ -443,21 +463,14 @@ impl Pipeline {
     }
 
     /// Queues a record that changes no root, as an Immediate commit.
-    fn push_empty(
-        &self,
-        append: &mut MutexGuard<'_, Append>,
-        seq: Seq,
-        record: Vec<u8>,
-        cut: Option<RingLayout>,
-    ) -> Arc<Version> {
+    fn push_empty(&self, append: &mut MutexGuard<'_, Append>, seq: Seq, record: Vec<u8>, cut: Option<RingLayout>) {
         let mut version = (*self.newest.load_full()).clone();
         version.seq = seq;
         let version = Arc::new(version);
         self.newest.store(Arc::clone(&version));
         append.queue.push_back(Queued { record, blocks: 0, unsynced_bytes: 0, cut });
-        append.pending.push_back(Pending { immediate: true, version: Arc::clone(&version) });
+        append.pending.push_back(Pending { immediate: true, version });
         self.appended.store(seq.0, Ordering::Release);
-        version
     }
 
     /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the deltas.)
@@ -465,7 +478,6 @@ impl Pipeline {
         let mut append = self.append.lock();
         append.changed.extend(cut.changed);
         append.freed_pages += cut.freed_pages;
-        append.closing = Some(cut.version);
     }
 
     fn next_seq(&self, append: &mut MutexGuard<'_, Append>) -> Seq {
@@ -654,7 +666,7 @@ impl Pipeline {
 
     /// Where the log goes on after the checkpoint `seq`, once its group is written.
     pub(crate) fn cut_position(&self, seq: Seq) -> CutPosition {
-        let cut = self.log.lock().cut.expect("a durable checkpoint record was written");
+        let cut = self.log.lock().cut.expect("what a checkpoint covers was written");
         assert_eq!(cut.seq, seq, "one checkpoint at a time");
         cut
     }
@@ -784,5 +796,45 @@ mod tests {
         assert!(position.block + reserved < 8, "{reserved} blocks before the tail at 8");
         pipeline.free_before(position);
         assert!(pipeline.reserve(20), "the whole ring is free but for what is kept");
+    }
+
+    #[test]
+    fn commits_between_checkpoints_that_fail_take_no_room_from_the_next() {
+        let disk = Disk::new(Arc::new(MemStorage::new()), 4096);
+        let options = FileOptions::default();
+        let owners = OwnerTable::new(4096, Vec::new());
+        let layout = RingLayout::new(vec![Extent::new(10, 16).unwrap()], 4096).unwrap();
+        let pipeline = Pipeline::new(PipelineStart {
+            file_id: [1; 16],
+            layout: layout.clone(),
+            head: 0,
+            tail: 0,
+            chain: 0,
+            epoch: 0,
+            version: Version::at_opening(Seq(0)),
+            seq_limit: Seq(1 << 30),
+            freed_pages: 0,
+            changed: BTreeSet::new(),
+        });
+        // As many commits as there is room for are on their way at once.
+        let reserved = (0..).take_while(|_| pipeline.reserve(1)).count();
+        let begin = || {
+            let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
+            pipeline.append_checkpoint(record, layout.clone())
+        };
+        for _ in 0..reserved {
+            pipeline.take_back(begin().unwrap());
+            let record = Record::Anchor.encode();
+            let (roots, deltas) = (Vec::new(), Vec::new());
+            let commit = Prepared { record, blocks: 1, immediate: true, unsynced_bytes: 0, roots, deltas };
+            let seq = pipeline.append(&options, &owners, commit).unwrap();
+            pipeline.wait(&disk, &options, seq, Goal::Durable).unwrap();
+        }
+        let cut = begin().unwrap();
+        pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap();
+        pipeline.free_before(pipeline.cut_position(cut.seq));
+        let anchor = pipeline.append_anchor(Record::Anchor.encode()).unwrap();
+        pipeline.wait(&disk, &options, anchor, Goal::Durable).unwrap();
+        assert!(pipeline.reserve(reserved as u64 - 1), "the log is free again");
     }
 }

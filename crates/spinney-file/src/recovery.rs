@@ -8,6 +8,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 mod creation; // a file that is none yet
+#[cfg(test)]
+mod forged; // logs that lie
 mod scan; // which groups count
 
 use crate::{
@@ -34,10 +36,7 @@ use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 /// Opens what `storage` holds, or creates a file in it.
@@ -181,7 +180,6 @@ fn build(
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
         appetites: Mutex::default(),
-        closed: AtomicBool::new(false),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),
         disk,
@@ -258,6 +256,12 @@ fn replay(
     if !log.is_empty() {
         let death = Stamp(0);
         claim(disk, space, Delta { seq: superblock.seq, owner: NO_OWNER, death, allocated: log, freed: Vec::new() })?;
+    }
+    // From here on no commit can claim or release them.
+    for &extent in scan.layout.extents() {
+        space
+            .map(|map| map.adopt_permanent(extent))
+            .map_err(|e| FileError::Damaged { at: disk.offset(extent.start), why: why(&e) })?;
     }
     for (seq, part) in scan.parts() {
         if part.owner.0 >= owners.owners_max() {

@@ -64,7 +64,15 @@ pub struct FileStats {
 impl Engine {
     pub(crate) fn stats(&self) -> FileStats {
         let latencies = &self.disk.counters.latencies;
-        let (pages, pinned_by) = self.space.map(|map| (map.stats(), map.pinned_by().collect()));
+        let (mut pages, pinned_by) = self.space.map(|map| (map.stats(), map.pinned_by().collect()));
+        // The map learns of commits when a checkpoint begins; here they count at once. (A checkpoint may begin in between.)
+        let (allocated, freed) = self.pipeline.recent_pages();
+        let moved = allocated.min(pages.lent);
+        pages.lent -= moved;
+        pages.used += moved;
+        let freed = freed.min(pages.used);
+        pages.used -= freed;
+        pages.awaiting_checkpoint += freed;
         FileStats {
             page_bytes: self.disk.page_bytes as u64,
             appended: self.pipeline.appended(),

@@ -46,7 +46,7 @@ impl TwinEntry {
 /// |   28 |    4 | writable    | feature bits a writer must know; none yet                        |
 /// |   32 |    8 | epoch       | of the log when this checkpoint was taken                        |
 /// |   40 |   16 | file_id     | random, given at creation                                        |
-/// |   56 |    8 | number      | of the checkpoint: 0 and 1 at creation, then one more each       |
+/// |   56 |    8 | number      | of the checkpoint: 0 and 1 at creation, then stamps that grow    |
 /// |   64 |    8 | seq         | the newest commit in this checkpoint                             |
 /// |   72 |    8 | seq_limit   | no seq at or above it is used before a higher limit is durable   |
 /// |   80 |    8 | stamp_limit | the same for stamps                                              |
@@ -201,6 +201,11 @@ impl Superblock {
             owners,
         })
     }
+}
+
+/// Whether the beginning of a slot bears the mark of this format.
+pub(crate) fn has_magic(slot: &[u8]) -> bool {
+    slot.get(8..16) == Some(&MAGIC[..])
 }
 
 pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {

@@ -373,3 +373,162 @@ fn a_log_that_grew_in_vain_keeps_its_beginning() {
     }
     assert!(grown > 0, "no log grew in vain");
 }
+
+/// A checkpoint that fails leaves pages behind. One of the next that is lost must not be taken for them.
+#[test]
+fn what_a_failed_checkpoint_left_is_never_taken_for_a_later_one() {
+    let (mut noticed, mut unharmed) = (0, 0);
+    for failing in 0..8 {
+        for lost in 0..8 {
+            let disk = SimDisk::new();
+            let file = open(&disk).unwrap();
+            commit_page(&file, OWNERS[1], 1).unwrap();
+            file.checkpoint().unwrap();
+            commit_page(&file, OWNERS[1], 2).unwrap();
+            disk.inject(Fault { calls: CallSet::WRITE, after: failing, sticky: false, kind: FaultKind::Short(0) });
+            drop(file.checkpoint());
+            disk.lift_faults();
+            commit_page(&file, OWNERS[1], 3).unwrap();
+            disk.inject(Fault { calls: CallSet::WRITE, after: lost, sticky: false, kind: FaultKind::Lost });
+            file.checkpoint().unwrap();
+            drop(file);
+            match open(&disk).and_then(|file| state_of(&file)) {
+                Ok((state, _)) => {
+                    assert_eq!(commit_of(&state), 3, "write {failing} failed, {lost} was lost");
+                    unharmed += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, FileError::Corrupt { .. }), "{error}");
+                    noticed += 1;
+                }
+            }
+        }
+    }
+    assert!(noticed > 10 && unharmed > 10, "{noticed} noticed, {unharmed} unharmed");
+}
+
+/// A log that cannot become larger is as good as before, and becomes larger when it can.
+#[test]
+fn a_log_that_cannot_grow_fails_no_checkpoint() {
+    let replace = |file: &PagedFile, number: u64| {
+        commit(file, OWNERS[1], number, Durability::Immediate, |tree, part| {
+            if !tree.content().pages.is_empty() {
+                tree.remove_page(part, 0);
+            }
+            tree.add_page(part, number)
+        })
+    };
+    for kind in [FaultKind::Io, FaultKind::NoSpace] {
+        let disk = SimDisk::new();
+        let mut options = small(None);
+        options.tuning.log_bytes_max = 1 << 20;
+        let open = |disk: &SimDisk| PagedFile::open(Arc::new(disk.clone()), options.clone());
+        // No space for it in the file, and the file cannot grow.
+        let file = open(&disk).unwrap();
+        disk.inject(Fault { calls: CallSet::ALLOCATE, after: 0, sticky: true, kind });
+        (1..200).for_each(|number| drop(replace(&file, number).unwrap()));
+        assert!(disk.faults_fired() > 0);
+        let stats = file.stats();
+        assert_eq!(stats.checkpoints_failed, 0);
+        disk.lift_faults();
+        (200..400).for_each(|number| drop(replace(&file, number).unwrap()));
+        assert!(file.stats().log.blocks > stats.log.blocks, "it grows in the end");
+
+        // Space, but its zeros cannot be written.
+        let disk = SimDisk::new();
+        let file = open(&disk).unwrap();
+        let mut number = 0;
+        let blocks = file.stats().log.blocks;
+        while 2 * (file.stats().log.used_blocks + 1) <= blocks {
+            number += 1;
+            replace(&file, number).unwrap();
+        }
+        let before = disk.fork().kill();
+        drop(file);
+        let mut as_small = 0;
+        for after in 0..20 {
+            let disk = before.fork();
+            let file = open(&disk).unwrap();
+            while file.stats().checkpoints == 0 {
+                number += 1;
+                disk.inject(Fault { calls: CallSet::WRITE, after, sticky: false, kind });
+                if replace(&file, number).is_err() {
+                    break;
+                }
+                disk.lift_faults();
+            }
+            let stats = file.stats();
+            if disk.faults_fired() > 0 && stats.checkpoints > 0 && stats.checkpoints_failed == 0 {
+                assert_eq!(stats.log.blocks, blocks, "write {after}: it stays as it is");
+                as_small += 1;
+            }
+        }
+        assert!(as_small > 0, "one of the writes was of zeros");
+    }
+}
+
+/// What commits while the file is being closed is refused, or on the disk once both have returned.
+#[test]
+fn a_commit_that_races_with_close_is_refused_or_durable() {
+    let disk = SimDisk::new();
+    let file = open(&disk).unwrap();
+    commit_page(&file, OWNERS[1], 1).unwrap();
+    let racing = std::sync::Mutex::new(Some(file.clone()));
+    disk.observe(move |_: u64, _: u64| {
+        // The commit's first page is about to be written: it has been let in.
+        let file = racing.lock().unwrap().take();
+        if let Some(file) = file {
+            file.close().unwrap();
+        }
+    });
+    let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 2);
+    let committed = commit(&file, OWNERS[1], 2, Durability::Eventual, add);
+    let expected = match &committed {
+        Ok(_) => 2,
+        Err(error) => {
+            assert!(matches!(error, FileError::Closed), "{error}");
+            1
+        }
+    };
+    let cut = disk.fork().power_cut(PowerCut::LoseAll);
+    assert_eq!(commit_of(&state_of(&open(&cut).unwrap()).unwrap().0), expected, "{committed:?}");
+    assert!(matches!(commit_page(&file, OWNERS[1], 3), Err(FileError::Closed)));
+}
+
+/// A panic somewhere in the program takes no commit with it.
+#[test]
+fn a_file_dropped_by_a_panic_keeps_what_was_committed() {
+    let disk = SimDisk::new();
+    let theirs = disk.clone();
+    let panicked = std::thread::spawn(move || {
+        let file = open(&theirs).unwrap();
+        let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 1);
+        commit(&file, OWNERS[1], 1, Durability::Eventual, add).unwrap();
+        panic!("as a test wants it");
+    })
+    .join();
+    assert!(panicked.is_err());
+    let cut = disk.fork().power_cut(PowerCut::LoseAll);
+    assert_eq!(commit_of(&state_of(&open(&cut).unwrap()).unwrap().0), 1);
+}
+
+/// A checkpoint that fails as the file is closed costs time at the next opening and nothing else.
+#[test]
+fn closing_flushes_also_when_its_checkpoint_fails() {
+    let disk = SimDisk::new();
+    let file = open(&disk).unwrap();
+    commit_page(&file, OWNERS[1], 1).unwrap();
+    let add = |tree: &mut Tree, part: &mut spinney_file::Part| tree.add_page(part, 2);
+    for after in 0..6 {
+        let disk = disk.fork();
+        let file = open(&disk).unwrap();
+        commit(&file, OWNERS[1], 2, Durability::Eventual, add).unwrap();
+        disk.inject(Fault { calls: CallSet::READ | CallSet::WRITE, after, sticky: true, kind: FaultKind::Io });
+        let closed = file.close();
+        let poisoned = file.stats().poisoned;
+        disk.lift_faults();
+        let cut = disk.fork().power_cut(PowerCut::LoseAll);
+        let survived = commit_of(&state_of(&open(&cut).unwrap()).unwrap().0);
+        assert!(survived == 2 || poisoned && closed.is_err(), "call {after}: {closed:?}");
+    }
+}

@@ -243,6 +243,51 @@ fn what_is_no_file_of_ours_is_refused_and_not_touched() {
 }
 
 #[test]
+fn a_file_of_zeros_with_something_in_it_is_not_an_unfinished_one() {
+    let zeros = vec![0; 1 << 20];
+    // More than one sector, where the second superblock goes; or one, in a file that creation has not made as long yet.
+    let foreign: [(usize, &[u8], usize); 5] = [
+        (4096, &[7; 513], 1 << 20),
+        (5000, &[7; 4096 + 4096 - 5000], 1 << 20),
+        (4200, &[7; 1], 9000),
+        (4200, &[7; 1], (1 << 20) - 1),
+        (8192, &[7; 1], 1 << 20),
+    ];
+    for (at, junk, len) in foreign {
+        let mut bytes = zeros[..len].to_vec();
+        bytes[at..at + junk.len()].copy_from_slice(junk);
+        let disk = SimDisk::with_contents(&bytes);
+        let refused = open(&disk, ordinary());
+        assert!(matches!(refused, Err(FileError::NotADatabase)), "{} bytes at {at}: {refused:?}", junk.len());
+        assert!(disk.contents() == bytes, "it is not touched");
+    }
+    open(&SimDisk::with_contents(&zeros), ordinary()).unwrap();
+}
+
+#[test]
+fn a_file_of_ours_is_created_anew_wherever_its_creation_was_cut_off() {
+    let disk = SimDisk::new();
+    disk.record();
+    drop(open(&disk, ordinary()).unwrap());
+    let recording = spinney_file::Recording::from(&disk);
+    let limits = spinney_file::EnumerationLimits { images_per_cut_max: 200, ..Default::default() };
+    let mut images = 0;
+    for image in recording.images(&limits, 1) {
+        let file = open(&image.disk(), ordinary()).unwrap_or_else(|e| panic!("{e}: {}", image.describe()));
+        commit_page(&file, OWNERS[1], 1).unwrap();
+        images += 1;
+    }
+    assert!(images > 15, "{images} images");
+    // A write that stopped anywhere.
+    let first = disk.contents()[4096..8192].to_vec();
+    for len in 0..=300 {
+        let mut bytes = vec![0; disk.contents().len()];
+        bytes[4096..4096 + len].copy_from_slice(&first[..len]);
+        open(&SimDisk::with_contents(&bytes), ordinary()).unwrap_or_else(|e| panic!("{len} bytes: {e}"));
+    }
+}
+
+#[test]
 fn a_file_is_open_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.spinney");
@@ -454,4 +499,26 @@ fn a_file_may_be_opened_for_ever_without_a_commit() {
         commit_page(&file, OWNERS[1], 6).unwrap();
         assert_eq!(commit_of(&state_of(&file).unwrap().0), 6);
     }
+}
+
+/// Statistics are of the file, not of how long it has been open.
+#[test]
+fn statistics_are_the_same_before_and_after_reopening() {
+    let disk = SimDisk::new();
+    let file = open(&disk, small(None)).unwrap();
+    for number in 1..=20 {
+        commit_page(&file, OWNERS[number as usize % 3], number).unwrap();
+    }
+    let running = file.stats().pages;
+    assert_eq!(running.lent, 0, "no transaction is open");
+    let crashed = open(&disk.fork().power_cut(PowerCut::LoseAll), small(None)).unwrap();
+    let recovered = crashed.stats().pages;
+    assert_eq!((running.used, running.awaiting_checkpoint), (recovered.used, recovered.awaiting_checkpoint));
+    file.close().unwrap();
+    let closed = file.stats().pages;
+    drop(file);
+    let file = open(&disk, small(None)).unwrap();
+    assert_eq!(file.stats().pages, closed);
+    let (_, pages) = state_of(&file).unwrap();
+    check_accounting(&file, pages).unwrap();
 }

@@ -126,9 +126,9 @@ impl Database {
         let own = file.own_extents().map_err(|error| self.core().lift(error.into()))?;
         let own: u64 = own.iter().map(|extent| extent.pages).sum();
         let after = file.stats();
-        // Behind a checkpoint's own record comes one that closes it: more than that is a commit.
+        // Behind what a checkpoint covers comes an anchor: more than that is a commit.
         if counted.is_some_and(|counted| after.appended.0 <= counted.0 + 1) {
-            report.account((after.pages.used + after.pages.permanent).saturating_sub(own));
+            report.account(after.pages.used.saturating_sub(own));
         }
         Ok(report)
     }

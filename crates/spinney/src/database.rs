@@ -429,7 +429,7 @@ impl Database {
     pub fn reclaim(&self, budget_bytes: u64) -> Result<u64> {
         let file = &self.core().file;
         let stats = file.stats();
-        // Behind a checkpoint's own record comes one that closes it.
+        // Behind what a checkpoint covers comes an anchor.
         let checkpoint = if stats.appended.0 > stats.checkpoint.0 + 1 { file.checkpoint().map(drop) } else { Ok(()) };
         checkpoint.and_then(|()| file.reclaim(budget_bytes)).map_err(|error| self.core().lift(error.into()))
     }

@@ -38,7 +38,7 @@ pub struct Space {
     pub pinned_bytes: u64,
     /// Removed, and free with the next checkpoint.
     pub awaiting_checkpoint_bytes: u64,
-    /// Granted since the newest checkpoint, to commits and to transactions that are open.
+    /// Granted to transactions that are open.
     pub recent_bytes: u64,
     /// The log.
     pub log_bytes: u64,
@@ -85,7 +85,7 @@ impl Space {
         let pages = &file.pages;
         Self {
             file_bytes: bytes(pages.file_pages),
-            live_bytes: bytes((pages.used + pages.permanent).saturating_sub(own_pages)),
+            live_bytes: bytes(pages.used.saturating_sub(own_pages)),
             pinned_bytes: bytes(pages.pinned),
             awaiting_checkpoint_bytes: bytes(pages.awaiting_checkpoint),
             recent_bytes: bytes(pages.lent),
@@ -104,7 +104,7 @@ impl fmt::Display for Space {
             ("live", self.live_bytes),
             ("pinned by snapshots", self.pinned_bytes),
             ("awaiting checkpoint", self.awaiting_checkpoint_bytes),
-            ("since checkpoint", self.recent_bytes),
+            ("open transactions", self.recent_bytes),
             ("log", self.log_bytes),
             ("metadata", self.metadata_bytes),
             ("free", self.free_bytes),

@@ -44,7 +44,7 @@ pub(crate) struct ImagePart {
 /// | at | size | field | meaning                                                                 |
 /// |---:|-----:|-------|-------------------------------------------------------------------------|
 /// |  0 |    4 | bytes | of the whole record                                                     |
-/// |  4 |    1 | kind  | 1 commit, 2 checkpoint, 3 recovered, 4 anchor                             |
+/// |  4 |    1 | kind  | 1 commit, 2 checkpoint with a larger log, 3 recovered, 4 anchor                             |
 /// |  5 |    1 | flags | commit: bit 0 synced                                                    |
 /// |  6 |    2 | parts | commit: how many; checkpoint: log extents                               |
 /// |  8 |      |       | commit: the parts; checkpoint: (start u64, pages u64) each; recovered: S u64, seq limit u64, stamp limit u64 |
@@ -57,7 +57,7 @@ pub(crate) enum Record {
         /// One per owner.
         parts: Vec<ImagePart>,
     },
-    /// A checkpoint begins; from here on the log has this layout.
+    /// The log grew for a checkpoint that covers all up to here; from here on it has this layout.
     Checkpoint { log: Vec<Extent> },
     /// Recovery decided that everything after `up_to` never happened; numbers go on from `seq_limit`'s predecessor record.
     Recovered { up_to: Seq, seq_limit: Seq, stamp_limit: Stamp },

@@ -6,7 +6,7 @@ use crate::{
     error::{FileError, IoOp},
     log::RingLayout,
     options::{Create, FileOptions},
-    superblock::{SLOT_AT, SLOT_BYTES, Superblock},
+    superblock::{self, SLOT_AT, SLOT_BYTES, Superblock},
 };
 use spinney_alloc::{Extent, Geometry, Seq, Stamp};
 
@@ -14,25 +14,36 @@ use spinney_alloc::{Extent, Geometry, Seq, Stamp};
 const BYTES_MIN: u64 = 240 << 10;
 /// A creation that was cut short is never longer than this.
 const UNFINISHED_BYTES_MAX: u64 = 64 << 20;
+/// What a disk writes whole or, in a power cut, not.
+const SECTOR_BYTES: usize = 512;
 
-/// Whether the file is empty, or holds nothing but zeros and a torn second superblock: the first that creation writes.
+/// Whether the file is empty or holds what a creation that was cut short leaves: zeros, and in a file as long as a new one what was
+/// written of the first superblock, which goes to the second slot. Of that only the first sector is not zero, and a power cut may
+/// leave other bytes in one sector.
 pub(super) fn is_unfinished(probe: &Disk, len: u64) -> Result<bool, FileError> {
     if len > UNFINISHED_BYTES_MAX {
         return Ok(false);
     }
+    let mut written = Vec::new();
     let mut bytes = vec![0; 1 << 16];
-    let mut at = 0;
-    while at < len {
+    for at in (0..len).step_by(bytes.len()) {
         let count = (len - at).min(bytes.len() as u64) as usize;
         probe.read(at, &mut bytes[..count])?;
-        let second = SLOT_AT[1]..SLOT_AT[1] + SLOT_BYTES as u64;
-        let foreign = (at..).zip(&bytes[..count]).any(|(at, &byte)| byte != 0 && !second.contains(&at));
-        if foreign {
+        let sectors = (at..).step_by(SECTOR_BYTES).zip(bytes[..count].chunks(SECTOR_BYTES));
+        let not_zero = sectors.filter(|(_, sector)| sector.iter().any(|&byte| byte != 0));
+        written.extend(not_zero.map(|(at, sector)| (at, superblock::has_magic(sector))));
+        if written.len() > 2 {
             return Ok(false);
         }
-        at += count as u64;
     }
-    Ok(true)
+    let slot = SLOT_AT[1]..SLOT_AT[1] + SLOT_BYTES as u64;
+    let is_long_enough = len >= BYTES_MIN / 2 && len.is_multiple_of(SLOT_BYTES as u64);
+    Ok(match written[..] {
+        [] => true,
+        [(at, _)] => is_long_enough && slot.contains(&at),
+        [(first, is_ours), (other, _)] => is_long_enough && first == slot.start && is_ours && slot.contains(&other),
+        _ => false,
+    })
 }
 
 /// Creates a file and returns its superblock. Superblock 0 goes to the second slot first: while only it is there, nothing

@@ -3,12 +3,12 @@
 
 use crate::{
     disk::Disk,
-    error::FileError,
+    error::{FileError, IoOp},
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record, RingLayout},
     options::{FileOptions, Sabotage},
     page::RunDigest,
     pipeline::head_after,
-    superblock::{NUMBER_MAX, Superblock},
+    superblock::{NUMBER_MAX, Superblock, get_u64},
 };
 use spinney_alloc::{Extent, Seq, Stamp};
 
@@ -95,9 +95,12 @@ impl Scan {
         reader.verify_images(options, &mut scan)?;
         if !options.broken(Sabotage::TrustsLogEnd) {
             if scan.last < reader.durable {
-                return Err(torn_log(disk, &scan));
+                return Err(torn_log(&scan));
             }
             reader.look_for_later_groups(&scan)?;
+        }
+        if scan.last >= scan.seq_limit || scan.epoch >= NUMBER_MAX {
+            return Err(FileError::Damaged { at: 0, why: "the log uses a number beyond its limit" });
         }
         let last = scan.last;
         scan.commits = reader.commits;
@@ -116,9 +119,8 @@ impl Scan {
     }
 }
 
-fn torn_log(disk: &Disk, scan: &Scan) -> FileError {
+fn torn_log(scan: &Scan) -> FileError {
     let at = scan.layout.pieces(scan.head, 1).first().map_or(0, |piece| piece.0);
-    let _ = disk;
     FileError::Damaged { at, why: "the log ends before a commit that is known to have been durable" }
 }
 
@@ -204,7 +206,7 @@ impl Reader<'_> {
         let group = GroupHeader::open(bytes, &self.superblock.file_id)?;
         let header = group.0;
         let follows = header.previous == scan.chain && header.epoch >= scan.epoch && header.first > scan.last;
-        follows.then_some(group)
+        (follows && header.last.0 < NUMBER_MAX).then_some(group)
     }
 
     /// The epoch of the group, if it is the record of a recovery that follows what was accepted so far.
@@ -266,10 +268,20 @@ impl Reader<'_> {
         if options.broken(Sabotage::TrustsImages) {
             return Ok(());
         }
+        let bytes = self.disk.storage.len().map_err(|e| FileError::io(IoOp::Open, 0, e))?;
+        let file_pages = bytes / self.disk.page_bytes as u64;
+        let mut pages_left = file_pages;
         for commit in self.commits.iter().filter(|c| !c.synced && c.seq > self.durable) {
             for claim in commit.parts.iter().flat_map(|part| &part.claims) {
-                if self.digest(claim.extent)? == Some(claim.digest) {
-                    continue;
+                if claim.extent.end() <= file_pages {
+                    // Between two checkpoints no page is claimed twice, so all there is to read is one reading of the file.
+                    pages_left = pages_left.checked_sub(claim.extent.pages).ok_or(FileError::Damaged {
+                        at: self.disk.offset(claim.extent.start),
+                        why: "commits of the log claim a page twice",
+                    })?;
+                    if self.digest(claim.extent)? == claim.digest {
+                        continue;
+                    }
                 }
                 scan.last = Seq(commit.seq.0 - 1);
                 let end = &self.ends[commit.group];
@@ -284,8 +296,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The digest of a run as it is on disk; `None` when the file ends before it does.
-    fn digest(&self, extent: Extent) -> Result<Option<u64>, FileError> {
+    /// The digest of a run as it is on disk.
+    fn digest(&self, extent: Extent) -> Result<u64, FileError> {
         let page_bytes = self.disk.page_bytes;
         let mut digest = RunDigest::new();
         let mut page = vec![0; page_bytes * extent.pages.min(64) as usize];
@@ -293,33 +305,33 @@ impl Reader<'_> {
         while done < extent.pages {
             let pages = (extent.pages - done).min(64) as usize;
             let at = self.disk.offset(extent.start) + done * page_bytes as u64;
-            match self.disk.read(at, &mut page[..pages * page_bytes]) {
-                Err(FileError::Truncated { .. }) => return Ok(None),
-                other => other?,
-            }
+            self.disk.read(at, &mut page[..pages * page_bytes])?;
             page[..pages * page_bytes].chunks_exact(page_bytes).for_each(|page| digest.push_raw(page));
             done += pages as u64;
         }
-        Ok(Some(digest.finish()))
+        Ok(digest.finish())
     }
 
-    /// A group anywhere in the log that knows of a durable commit after S: then the log is damaged, not ended.
+    /// A group anywhere in the log that knows of a durable commit after S: then the log is damaged, not ended. One reading of the log
+    /// in large pieces; reading only where groups may begin would be a call per block.
+    ///
+    /// Groups do not overlap, so those that a real log can hold are together no longer than it. Heads that promise more are forged.
     fn look_for_later_groups(&self, scan: &Scan) -> Result<(), FileError> {
         let blocks = scan.layout.blocks();
+        let mut blocks_to_prove = blocks;
         let mut from = 0;
         while from < blocks {
             let count = READ_BLOCKS.min(blocks - from);
             let bytes = self.read_blocks(&scan.layout, from, count)?;
             for (i, block) in (from..).zip(bytes.chunks_exact(BLOCK_BYTES as usize)) {
-                if GroupHeader::blocks(block, &self.superblock.file_id).is_none()
-                    || Seq(crate::superblock::get_u64(&block[..GROUP_HEADER_BYTES], 64)) <= scan.last
-                {
+                let Some(len) = GroupHeader::blocks(block, &self.superblock.file_id) else { continue };
+                if len >= blocks || Seq(get_u64(&block[..GROUP_HEADER_BYTES], 64)) <= scan.last {
                     continue;
                 }
-                if let Some((_, group)) = self.group_at(&scan.layout, i)?
-                    && GroupHeader::open(&group, &self.superblock.file_id).is_some_and(|(h, ..)| h.durable > scan.last)
-                {
-                    return Err(torn_log(self.disk, scan));
+                blocks_to_prove = blocks_to_prove.checked_sub(len).ok_or_else(|| torn_log(scan))?;
+                let group = self.read_blocks(&scan.layout, i, len)?;
+                if GroupHeader::open(&group, &self.superblock.file_id).is_some() {
+                    return Err(torn_log(scan));
                 }
             }
             from += count;
