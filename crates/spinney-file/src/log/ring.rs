@@ -21,9 +21,14 @@ impl RingLayout {
     /// As many as a superblock lists.
     pub(crate) const EXTENTS_MAX: usize = 24;
 
-    /// `None` when there is no extent, too many, or an absurd size.
+    /// `None` when there is no extent, too many, two that overlap, or an absurd size.
     pub(crate) fn new(extents: Vec<Extent>, page_bytes: u32) -> Option<Self> {
         if extents.is_empty() || extents.len() > Self::EXTENTS_MAX {
+            return None;
+        }
+        let mut sorted = extents.clone();
+        sorted.sort_unstable_by_key(|extent| extent.start);
+        if sorted.windows(2).any(|pair| pair[0].end() > pair[1].start.get()) {
             return None;
         }
         let per_page = u64::from(page_bytes) / BLOCK_BYTES;
@@ -91,5 +96,7 @@ mod tests {
         assert_eq!(ring.distance(5, 1), 2);
         let wide = RingLayout::new(vec![Extent::new(2, 1).unwrap()], 16384).unwrap();
         assert_eq!(wide.pieces(1, 2), [(2 * 16384 + 4096, 8192)]);
+        let twice = vec![Extent::new(20, 4).unwrap(), Extent::new(6, 15).unwrap()];
+        assert_eq!(RingLayout::new(twice, 4096), None, "page 20 twice");
     }
 }
