@@ -12,8 +12,10 @@ pub(crate) enum Charge {
     Frames,
     /// Nodes of the cache's page table, and its memory of evicted pages.
     Nodes,
-    /// Pages of open and of unwritten transactions.
+    /// Pages of open transactions.
     Dirty,
+    /// Pages of small commits that are nowhere else, with their bookkeeping.
+    Unwritten,
     /// Evicted frames that a reader may still be looking at. Not part of the sum: it is gone after the readers'
     /// current operations, and making room for it would evict what they are about to need.
     Limbo,
@@ -25,13 +27,13 @@ pub(crate) enum Charge {
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: u64,
-    spent: [AtomicU64; 4],
+    spent: [AtomicU64; 5],
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, spent: [const { AtomicU64::new(0) }; 4] }
+        Self { limit, spent: [const { AtomicU64::new(0) }; 5] }
     }
 
     /// The bound, in bytes.
@@ -58,12 +60,14 @@ impl Budget {
 
     /// Bytes that clean pages may take in all: what nodes and dirty pages leave.
     pub(crate) fn cache_room(&self) -> u64 {
-        self.limit.saturating_sub(self.spent(Charge::Nodes)).saturating_sub(self.spent(Charge::Dirty))
+        let taken = self.spent(Charge::Nodes) + self.spent(Charge::Dirty) + self.spent(Charge::Unwritten);
+        self.limit.saturating_sub(taken)
     }
 
     /// Everything that counts against the limit, in bytes.
     pub(crate) fn total(&self) -> u64 {
-        self.spent(Charge::Frames) + self.spent(Charge::Nodes) + self.spent(Charge::Dirty)
+        let spent = [Charge::Frames, Charge::Nodes, Charge::Dirty, Charge::Unwritten].map(|what| self.spent(what));
+        spent.iter().sum()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     pipeline::{Cut, Goal},
     space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
     superblock::{SLOT_AT, Superblock},
+    unwritten::Unwritten,
 };
 use parking_lot::{Mutex, MutexGuard};
 use spinney_alloc::{Extent, PageNo, Seq, Stamp};
@@ -44,6 +45,16 @@ impl Checkpoints {
             finished: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
+    }
+
+    /// Keeps checkpoints from beginning; waits for the one in progress.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, Superblock> {
+        self.newest.lock()
+    }
+
+    /// The same unless one is in progress.
+    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, Superblock>> {
+        self.newest.try_lock()
     }
 
     /// A commit needs a log of at least that many blocks: the next checkpoint enlarges it.
@@ -98,7 +109,7 @@ impl Engine {
         let number = self.draw_checkpoint_number(newest.number);
         let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-        let mut cut = match self.pipeline.append_checkpoint(record, layout.clone()) {
+        let mut cut = match self.pipeline.append_checkpoint(&record, layout.clone()) {
             Ok(cut) => cut,
             Err(error) => {
                 self.space.give_back(grown);
@@ -110,16 +121,16 @@ impl Engine {
         if self.options.broken(Sabotage::MapAfterCut) {
             self.pipeline.add_later(&mut cut);
         }
-        let saved = self.save(newest, number, &layout, grown, &cut);
+        let saved = self.save(newest, number, &layout, grown, &mut cut);
         match saved {
             Ok((superblock, owners)) => {
-                self.finish(newest, superblock, owners);
+                self.finish(newest, superblock, owners, &cut);
                 self.anchor()?;
                 Ok(cut.seq)
             }
             Err(error) => {
                 self.space.map(|map| map.fail_checkpoint());
-                self.pipeline.take_back(cut);
+                self.pipeline.take_back(cut, |ptr| self.is_unwritten(ptr));
                 Err(error)
             }
         }
@@ -132,7 +143,7 @@ impl Engine {
         number: u64,
         layout: &RingLayout,
         grown: Option<Extent>,
-        cut: &Cut,
+        cut: &mut Cut,
     ) -> Result<(Superblock, SavedOwners), FileError> {
         self.space.map(|map| {
             if let Some(extent) = grown {
@@ -144,6 +155,9 @@ impl Engine {
             map.begin_checkpoint(cut.seq);
             map.save_as(number);
         });
+        let written = self.write_cut(cut);
+        self.pipeline.end_round(&[]);
+        written?;
         self.wait(cut.seq, Goal::Durable)?;
         let position = self.pipeline.cut_position(cut.seq);
 
@@ -190,8 +204,24 @@ impl Engine {
         Ok((superblock, owners))
     }
 
+    /// Rule 13: the pages that the version needs and nobody has written, from what commits left, without a walk of any tree.
+    fn write_cut(&self, cut: &mut Cut) -> Result<(), FileError> {
+        let mut pages = std::mem::take(&mut cut.held);
+        pages.extend(cut.unwritten.values().flat_map(Unwritten::dirty));
+        if self.options.broken(Sabotage::CheckpointSkipsAPage) {
+            pages.truncate(pages.len().saturating_sub(1));
+        }
+        self.write_unwritten(&mut pages, &self.disk.counters.checkpoints)
+    }
+
     /// The superblock is durable: what it no longer needs may be granted, unless a snapshot reaches it.
-    fn finish(&self, newest: &mut MutexGuard<'_, Superblock>, superblock: Superblock, owners: SavedOwners) {
+    fn finish(&self, newest: &mut MutexGuard<'_, Superblock>, superblock: Superblock, owners: SavedOwners, cut: &Cut) {
+        #[cfg(any(test, feature = "testing"))]
+        for unwritten in cut.unwritten.values() {
+            let dirty = unwritten.dirty().map(|ptr| Extent::page(ptr.page));
+            self.shadow.claimed(&dirty.chain(unwritten.written()).collect::<Vec<_>>());
+        }
+        self.pipeline.forget_frozen();
         self.owners.finish(owners);
         self.pipeline.raise_seq_limit(superblock.seq_limit);
         self.stamp_limit.fetch_max(superblock.stamp_limit.0, Ordering::AcqRel);
@@ -213,7 +243,7 @@ impl Engine {
         if self.options.broken(Sabotage::NoAnchor) {
             return Ok(());
         }
-        let seq = self.pipeline.append_anchor(Record::Anchor.encode())?;
+        let seq = self.pipeline.append_anchor(&Record::Anchor.encode())?;
         self.wait(seq, Goal::Durable)
     }
 

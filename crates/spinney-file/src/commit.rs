@@ -1,19 +1,24 @@
-//! A commit: write the pages, log the roots, wait as long as the caller asked (rules 3 to 8).
+//! A commit: log its effects, or write its pages and log its roots; then wait as long as the caller asked (rules 3 to 8).
 //!
-//! Every part is an *image*: its pages are in their final place before its record is appended.
+//! ```text
+//!   part --few effects, many pages--> ops:   [record]                 pages stay in the cache, unwritten
+//!     `----many effects-------------> image: pages --> [record]       with all that earlier ops left
+//! ```
 
 use crate::{
+    counters::FlushCounters,
     engine::Engine,
     error::FileError,
     flusher::{Flusher, WrittenRun},
-    log::{ImagePart, Record, RunClaim},
+    log::{ImagePart, LogPart, OpsPart, RECORD_HEADER_BYTES, Record, RunClaim},
     options::{Durability, Sabotage},
+    page::PagePtr,
     part::Part,
-    pipeline::{Goal, Pipeline, Prepared},
+    pipeline::{Appended, Goal, Pipeline, Prepared},
     version::{OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
-use spinney_alloc::{Delta, Extent, Freed, PageNo, Seq, Stamp};
+use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Seq, Stamp};
 use std::io::IoSlice;
 
 /// Un-synced images start a leader by themselves when there is this much of them.
@@ -21,6 +26,9 @@ const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 
 /// Shorter runs are left to the sync: their way to the disk is not worth a call of its own.
 const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
+
+/// A part is logged as effects if so many times their bytes are less than the owner's unwritten pages have (rule 3).
+const LOG_BYTES_WEIGHT: u64 = 2;
 
 /// Pages ready to be written, in order.
 #[derive(Debug, Default)]
@@ -49,13 +57,22 @@ impl DirtyPages {
 }
 
 impl Engine {
-    /// Writes pages of images, coalesced and un-synced. Long runs set out for the disk at once, while other writers still work, so that
-    /// the group's sync finds little to wait for.
+    /// Writes pages of images.
     pub(crate) fn flush_images(&self, pages: &DirtyPages) -> Result<Vec<WrittenRun>, FileError> {
+        self.flush_pages(pages, &self.disk.counters.images)
+    }
+
+    /// Writes pages, coalesced and un-synced. Long runs set out for the disk at once, while other writers still work, so that
+    /// the sync finds little to wait for.
+    pub(crate) fn flush_pages(
+        &self,
+        pages: &DirtyPages,
+        counters: &FlushCounters,
+    ) -> Result<Vec<WrittenRun>, FileError> {
         let mut flusher = Flusher {
             page_bytes: self.disk.page_bytes,
             merge: self.options.tuning.merge,
-            counters: &self.disk.counters.images,
+            counters,
             latency: &self.disk.counters.latencies.write,
             write: |at, run: &[IoSlice<'_>]| self.disk.write_run(at, run),
         };
@@ -107,7 +124,7 @@ impl Engine {
         let done = self.append_commit(&mut parts, durability)?;
         drop(parts);
         appended();
-        if done.led_by_bytes {
+        if done.queue_is_long {
             self.wait(done.seq, Goal::Written)?;
         }
         if self.pipeline.unsynced_bytes() > UNSYNCED_BYTES_MAX {
@@ -117,38 +134,40 @@ impl Engine {
         if durability != Durability::Immediate {
             self.signal.unsynced();
         }
+        if done.work_is_due || !done.superseded.is_empty() || self.unwritten_due() {
+            self.after_commit();
+        }
         Ok(done.seq)
     }
 
     /// Everything up to and including the append: rules 3 to 6.
     fn append_commit(&self, parts: &mut [Part], durability: Durability) -> Result<Appended, FileError> {
-        let mut shares = Vec::with_capacity(parts.len());
-        for part in parts.iter_mut().filter(|part| part.is_changed()) {
-            shares.push(if self.fits_the_log(part) { self.take_ops(part)? } else { self.take_image(part) });
+        let mut changed: Vec<&mut Part> = parts.iter_mut().filter(|part| part.is_changed()).collect();
+        let mut shares = Vec::with_capacity(changed.len());
+        for part in &mut changed {
+            shares.push(if self.fits_the_log(part) { self.take_ops(part) } else { self.take_image(part) });
         }
         let done = if shares.iter().all(Share::is_ops) {
             self.append_ops(&mut shares, durability)
         } else {
             self.append_images(&mut shares, durability)
         };
-        match done {
-            Ok(mut done) => {
-                let changed = parts.iter_mut().filter(|part| part.is_changed());
-                for ((part, share), freed) in changed.zip(shares).zip(done.superseded.drain(..)) {
-                    part.written_early.clear(); // from the append on these pages belong to the commit
-                    part.freed.clear();
-                    part.keeps_arena = share.is_ops();
-                    part.desk.add(&freed, part.first_stamp, done.seq, done.round);
-                    part.desk.unwritten_pages = share.unwritten_pages();
-                    part.root = part.base.root;
-                }
-                Ok(done)
-            }
+        let done = match done {
+            Ok(done) => done,
             Err(error) => {
+                // What is written, or was to be, the parts still know.
                 shares.iter().for_each(|share| self.forget_share(share));
-                Err(error)
+                return Err(error);
             }
+        };
+        for (part, share) in changed.into_iter().zip(shares) {
+            part.written_early.clear(); // from the append on these pages belong to the commit
+            part.keeps_arena = share.is_ops();
+            part.desk.unwritten_pages = share.unwritten_pages();
+            part.desk.add(&share.freed, part.first_stamp, done.seq, done.round);
         }
+        done.superseded.iter().for_each(|&page| self.cache.supersede(page));
+        Ok(done)
     }
 
     /// Rule 3: whether the log tells about this part, or its pages do.
@@ -159,21 +178,19 @@ impl Engine {
     }
 
     /// A part that the log tells about: its pages become frames that are nowhere else.
-    fn take_ops(&self, part: &mut Part) -> Result<Share, FileError> {
-        let effects = part.effects.take().expect("it fits the log");
+    fn take_ops(&self, part: &mut Part) -> Share {
+        let effects = part.effects.take().unwrap_or_default();
         let (pages, raw) = part.take_unwritten();
-        // What is not read through the cache cannot wait in it.
-        self.flush_images(&raw)?;
-        let ptrs = pages.iter().map(|(ptr, _)| *ptr).collect();
+        let dirty = pages.iter().map(|(ptr, _)| *ptr).collect();
         self.cache.insert_dirty(pages);
-        Ok(Share {
+        Share {
             owner: part.owner,
             root: OwnerRoot { root: part.root, stamp: part.stamp },
             death: part.first_stamp,
             freed: std::mem::take(&mut part.freed),
             written: part.written_early.iter().collect(),
-            kind: Kind::Ops { effects, dirty: ptrs, before: part.desk.unwritten_pages },
-        })
+            kind: Kind::Ops { effects, raw, dirty, before: part.desk.unwritten_pages },
+        }
     }
 
     /// A part whose pages are written before it is appended.
@@ -193,14 +210,31 @@ impl Engine {
 
     /// Small commits: one record, and nothing is written before it.
     fn append_ops(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
+        shares.iter_mut().try_for_each(|share| self.write_raw_of(share))?;
         let parts = shares.iter_mut().map(Share::log_ops).collect();
         let record = Record::Commit { synced: true, parts }.encode();
         loop {
-            match self.pipeline.append(&self.options, &self.owners, self.prepared(shares, &record, 0, durability, 0))? {
-                Some(done) => return Ok(done),
-                None => self.make_log_room(Pipeline::blocks_for(record.len()), || self.pipeline.has_room(record.len()))?,
+            let prepared = Prepared {
+                record: &record,
+                reserved_blocks: 0,
+                immediate: durability == Durability::Immediate,
+                unsynced_bytes: 0,
+                shares: &mut *shares,
+            };
+            if let Some(done) = self.pipeline.append(&self.options, &self.owners, prepared)? {
+                return Ok(done);
             }
+            self.make_log_room(Pipeline::blocks_for(record.len()), || self.pipeline.has_room(record.len()))?;
         }
+    }
+
+    fn write_raw_of(&self, share: &mut Share) -> Result<(), FileError> {
+        if let Kind::Ops { raw, .. } = &mut share.kind
+            && !raw.raw.is_empty()
+        {
+            self.flush_images(&std::mem::take(raw))?;
+        }
+        Ok(())
     }
 
     /// Commits with images: everything they need is written first.
@@ -216,25 +250,35 @@ impl Engine {
             for share in shares.iter_mut() {
                 share.inherit(self);
             }
-            let blocks = Pipeline::blocks_for(shares.iter().map(Share::record_bytes).sum::<usize>() + RECORD_BYTES);
+            let bytes = shares.iter().map(|share| share.record_bytes(self.pipeline.releases(share.owner).len()));
+            let blocks = Pipeline::blocks_for(RECORD_HEADER_BYTES + bytes.sum::<usize>());
             if self.pipeline.reserve(blocks) {
                 break blocks;
             }
             turn = None;
-            self.reserve_log(blocks)?;
-            self.pipeline.unreserve(blocks); // once more, with the turn
+            self.make_log_room(blocks, || self.pipeline.has_blocks(blocks))?;
         };
-        let done = self.write_images(shares, durability).and_then(|(record, unsynced)| {
-            let prepared = self.prepared(shares, &record, blocks, durability, unsynced);
-            self.pipeline.append(&self.options, &self.owners, prepared)
+        #[cfg(any(test, feature = "testing"))]
+        let claimed: Vec<Extent> = shares.iter().flat_map(Share::claims).collect();
+        let done = self.write_images(shares, durability).and_then(|(record, unsynced_bytes)| {
+            #[cfg(any(test, feature = "testing"))]
+            self.shadow.claimed(&claimed);
+            let prepared = Prepared {
+                record: &record,
+                reserved_blocks: blocks,
+                immediate: durability == Durability::Immediate,
+                unsynced_bytes,
+                shares: &mut *shares,
+            };
+            self.pipeline.append(&self.options, &self.owners, prepared).inspect_err(|_| {
+                #[cfg(any(test, feature = "testing"))]
+                claimed.iter().for_each(|&extent| self.shadow.freed(extent));
+            })
         });
+        drop(turn);
         match done {
             Ok(Some(done)) => {
-                for share in shares.iter() {
-                    self.cache.written(share.inherited());
-                    let superseded = share.freed.iter().filter(|f| f.extent.pages == 1);
-                    superseded.for_each(|f| self.cache.supersede(f.extent.start));
-                }
+                shares.iter().for_each(|share| self.cache.written(share.inherited()));
                 Ok(done)
             }
             Ok(None) => unreachable!("its room was reserved"),
@@ -260,6 +304,7 @@ impl Engine {
         let mut parts = Vec::with_capacity(shares.len());
         for share in shares.iter_mut() {
             let Kind::Image { pages, inherited, claims, .. } = &mut share.kind else {
+                self.write_raw_of(share)?;
                 parts.push(share.log_ops());
                 continue;
             };
@@ -269,9 +314,9 @@ impl Engine {
                 self.write_unwritten(inherited, &self.disk.counters.images)?;
             } else {
                 let own = pages.sealed.len();
-                pages.sealed.extend(self.sealed_copies(inherited)?);
+                pages.sealed.extend(self.sealed_copies(inherited));
                 runs = self.flush_images(pages)?;
-                pages.sealed.truncate(own);
+                pages.sealed.truncate(own); // the others are in the cache
             }
             for (page, bytes) in std::mem::take(&mut pages.sealed) {
                 self.cache.insert(PagePtr { page, stamp: share.root.stamp }, bytes);
@@ -307,15 +352,20 @@ impl Engine {
         Ok((Record::Commit { synced, parts }.encode(), unsynced_bytes))
     }
 
-    fn prepared<'a>(
-        &self,
-        shares: &'a [Share],
-        record: &'a [u8],
-        reserved_blocks: u64,
-        durability: Durability,
-        unsynced_bytes: u64,
-    ) -> Prepared<'a> {
-        Prepared { record, reserved_blocks, immediate: durability == Durability::Immediate, unsynced_bytes, shares }
+    /// Takes in a part whose commits were repeated from the log: as a small commit, but the log has it already.
+    pub(crate) fn adopt(&self, mut part: Part) -> Result<(), FileError> {
+        if part.broken {
+            return Err(FileError::TransactionBroken);
+        }
+        if part.is_changed() {
+            let mut share = self.take_ops(&mut part);
+            self.write_raw_of(&mut share).inspect_err(|_| self.forget_share(&share))?;
+            self.pipeline.adopt(&self.owners, &mut share);
+            part.written_early.clear();
+            part.keeps_arena = true;
+            part.desk.unwritten_pages = share.unwritten_pages();
+        }
+        Ok(())
     }
 
     /// The append was refused, and the part still knows its pages as written early: those in the cache only are added.
@@ -343,6 +393,8 @@ pub(crate) enum Kind {
     /// Its effects are in the log.
     Ops {
         effects: Vec<u8>,
+        /// What is not read through the cache, and cannot wait in it.
+        raw: DirtyPages,
         /// Its pages, in the cache only.
         dirty: Vec<PagePtr>,
         /// How many the owner had before.
@@ -390,7 +442,8 @@ impl Share {
     fn inherit(&mut self, engine: &Engine) {
         if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
             let (ptrs, written) = engine.pipeline.inherited(self.owner, &self.freed);
-            *claims = self.written.iter().chain(written.iter()).chain(ptrs.iter().map(|p| Extent::page(p.page))).collect();
+            *claims =
+                self.written.iter().chain(written.iter()).chain(ptrs.iter().map(|p| Extent::page(p.page))).collect();
             *spilled |= !written.is_empty();
             *inherited = ptrs;
         }
@@ -407,9 +460,20 @@ impl Share {
         matches!(self.kind, Kind::Image { spilled: true, .. })
     }
 
-    /// What its part of the record takes at most.
-    fn record_bytes(&self) -> usize {
-        0
+    #[cfg(any(test, feature = "testing"))]
+    fn claims(&self) -> Vec<Extent> {
+        match &self.kind {
+            Kind::Image { claims, .. } => claims.iter().collect(),
+            Kind::Ops { .. } => Vec::new(),
+        }
+    }
+
+    /// What its part of the record takes at most; `releases` are those of earlier commits.
+    fn record_bytes(&self, releases: usize) -> usize {
+        match &self.kind {
+            Kind::Image { claims, .. } => ImagePart::encoded_bytes(claims.runs(), self.freed.len() + releases),
+            Kind::Ops { effects, .. } => OpsPart::encoded_bytes(effects.len()),
+        }
     }
 }
 
@@ -421,8 +485,21 @@ fn goal(durability: Durability) -> Goal {
     }
 }
 
-/// Sorts what was freed and joins neighbours of one birth, so that the record is short.
-fn coalesced(mut freed: Vec<Freed>) -> Vec<Freed> {
+/// Sorts extents and joins neighbours, so that the record is short.
+fn joined(mut extents: Vec<Extent>) -> Vec<Extent> {
+    extents.sort_unstable_by_key(|extent| extent.start);
+    extents.dedup_by(|next, last| {
+        let joins = last.end() == next.start.get() && last.pages + next.pages <= u64::from(u32::MAX);
+        if joins {
+            last.pages += next.pages;
+        }
+        joins
+    });
+    extents
+}
+
+/// Sorts what was freed and joins neighbours of one birth, so that the list is short.
+pub(crate) fn joined_freed(mut freed: Vec<Freed>) -> Vec<Freed> {
     freed.sort_unstable_by_key(|f| f.extent.start);
     freed.dedup_by(|next, last| {
         let joins = last.extent.end() == next.extent.start.get()

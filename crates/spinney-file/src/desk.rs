@@ -80,8 +80,7 @@ impl Desk {
         }
         if self.held_checked != ended && !self.held.is_empty() {
             self.held.retain(|limbo| {
-                let is_held = limbo.round > rounds
-                    || engine.holder(owner, limbo.freed.birth, limbo.death).is_some();
+                let is_held = limbo.round > rounds || engine.holder(owner, limbo.freed.birth, limbo.death).is_some();
                 if !is_held {
                     free.push(limbo.freed.extent);
                 }
@@ -92,10 +91,9 @@ impl Desk {
         if !hold.is_empty() {
             // They leave memory with the next pages that are written.
             let pages = hold.iter().filter(|limbo| limbo.freed.extent.pages == 1);
-            let round = engine.pipeline.write_held(pages.map(|limbo| PagePtr {
-                page: limbo.freed.extent.start,
-                stamp: limbo.freed.birth,
-            }));
+            let round = engine
+                .pipeline
+                .write_held(pages.map(|limbo| PagePtr { page: limbo.freed.extent.start, stamp: limbo.freed.birth }));
             self.held.extend(hold.into_iter().map(|limbo| Limbo { round, ..limbo }));
             // Whoever was only just registering may have gone already, untold.
             self.held_checked = ended.wrapping_sub(1);

@@ -2,9 +2,10 @@
 //! waiting for room in the log.
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, Charge},
     cache::{PageCache, Pin},
     checkpoint::Checkpoints,
+    desk::Desks,
     disk::Disk,
     error::FileError,
     maintenance::Signal,
@@ -25,6 +26,9 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
+
+/// Part of the budget that pages of small commits may take before a checkpoint is due, as a divisor.
+const UNWRITTEN_SHARE: u64 = 4;
 
 /// Owners whose last transaction's size is remembered, to size the next one's arena.
 const APPETITES_MAX: usize = 64;
@@ -50,6 +54,9 @@ pub(crate) struct Engine {
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
     pub(crate) appetites: Mutex<FxHashMap<Owner, u64>>,
+    pub(crate) desks: Desks,
+    /// Pages with older stamps that are still unwritten have not changed for a while.
+    pub(crate) cold_before: AtomicU64,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) shadow: crate::shadow::Shadow,
 }
@@ -142,16 +149,17 @@ impl Engine {
 
     // ---- room in the log (rule 5) ----
 
-    /// Reserves room for a record, by a checkpoint if need be. The caller holds writer slots only.
-    pub(crate) fn reserve_log(&self, blocks: u64) -> Result<(), FileError> {
+    /// Makes room for a record of so many blocks, by checkpoints if need be, until `made` says that there is. The caller holds
+    /// writer slots only.
+    pub(crate) fn make_log_room(&self, blocks: u64, made: impl Fn() -> bool) -> Result<(), FileError> {
         let mut checkpoints_tried = 0;
         loop {
             // Seqs are given at append; the margin covers what may be appended between here and there.
-            let reserve = || {
+            let is_made = || {
                 let seqs_left = self.pipeline.seq_limit().0.saturating_sub(self.pipeline.appended().0);
-                seqs_left > 1024 && self.pipeline.reserve(blocks)
+                seqs_left > 1024 && made()
             };
-            if reserve() {
+            if is_made() {
                 return Ok(());
             }
             if self.pipeline.is_poisoned() {
@@ -161,13 +169,13 @@ impl Engine {
                 self.checkpoints.want_log_blocks(2 * blocks + 64);
             }
             checkpoints_tried += 1;
-            let mut reserved = false;
-            let made = self.checkpoint_unless(|| {
-                reserved = reserve();
-                reserved
+            let mut served = false;
+            let done = self.checkpoint_unless(|| {
+                served = is_made();
+                served
             });
-            match made {
-                Ok(_) if reserved => return Ok(()),
+            match done {
+                Ok(_) if served => return Ok(()),
                 Ok(_) if checkpoints_tried < 64 => {}
                 Ok(_) => return Err(FileError::Full { bytes_wanted: blocks * crate::log::BLOCK_BYTES }),
                 Err(FileError::Poisoned) => return Err(FileError::Poisoned),
@@ -183,6 +191,7 @@ impl Engine {
         self.collect_ended_snapshots();
         match reserve() {
             Err(FileError::Full { .. }) => {
+                self.clear_desks();
                 let finished = self.checkpoints.finished();
                 if self.pipeline.freed_pages() > 0 || self.space.map(|map| map.stats().awaiting_checkpoint) > 0 {
                     self.checkpoint_unless(|| self.checkpoints.finished() > finished + 1)?;
@@ -237,7 +246,18 @@ impl Engine {
         let freed = self.pipeline.freed_pages() * self.disk.page_bytes as u64;
         let limit = self.options.tuning.checkpoint_after_freed_bytes;
         self.pipeline.half_full()
+            || self.unwritten_due()
             || freed > limit && freed > self.space.map(|m| m.file_pages()) * self.disk.page_bytes as u64 / 16
+    }
+
+    /// Whether small commits have left so many pages in memory that a checkpoint should write them.
+    pub(crate) fn unwritten_due(&self) -> bool {
+        self.budget.spent(Charge::Unwritten) > self.budget.limit() / UNWRITTEN_SHARE
+    }
+
+    /// Whether there are enough of them to write the cold ones early.
+    pub(crate) fn unwritten_piles_up(&self) -> bool {
+        self.budget.spent(Charge::Unwritten) > self.budget.limit() / (4 * UNWRITTEN_SHARE)
     }
 
     /// # Errors

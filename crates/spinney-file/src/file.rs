@@ -63,7 +63,7 @@ impl PagedFile {
     pub fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Self, FileError> {
         options.validate()?;
         let background = options.background && !options.read_only;
-        let engine = Arc::new(recovery::open(storage, options)?);
+        let engine = recovery::open(storage, options)?;
         let maintenance = if background {
             Some(Maintenance::start(&engine).map_err(|e| FileError::io(IoOp::Open, 0, e))?)
         } else {

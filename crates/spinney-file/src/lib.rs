@@ -42,12 +42,15 @@ mod space; // the allocator, with its map pages and a growing file
 // the paths,
 
 mod checkpoint; // a durable image of one version
-mod commit; // pages, then roots
+mod commit; // effects or pages, then roots
+mod desk; // what one writer leaves for the next
 mod engine; // what all handles share
 mod maintenance; // the background thread
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
+mod unwritten; // what small commits leave in memory
+mod writeout; // and how it gets to the disk
 
 // and the handles.
 

@@ -11,6 +11,6 @@ mod ring; // where blocks are
 
 pub(crate) use self::{
     group::{GROUP_HEADER_BYTES, GroupHeader, LogId},
-    record::{ImagePart, Record, RunClaim},
+    record::{ImagePart, LogPart, OpsPart, RECORD_HEADER_BYTES, Record, RunClaim},
     ring::{BLOCK_BYTES, LOG_BLOCKS_MAX, RingLayout},
 };

@@ -94,6 +94,8 @@ pub struct Tuning {
     pub merge: bool,
     /// Transactions allocate from stretches of their own; off: page by page from the shared map.
     pub arenas: bool,
+    /// Every commit writes its pages: a second implementation of small commits, to test the other against.
+    pub images_only: bool,
     /// The log's size at creation, in bytes.
     pub log_bytes: u64,
     /// The log grows up to here, and beyond only for a single commit that needs more.
@@ -121,6 +123,7 @@ impl Default for Tuning {
         Self {
             merge: true,
             arenas: true,
+            images_only: false,
             log_bytes: 64 << 10,
             log_bytes_max: 16 << 20,
             checkpoint_after_freed_bytes: 8 << 20,
@@ -185,6 +188,10 @@ pub enum Sabotage {
     OwnersInOneHome,
     /// 14: the superblock is always written to the same slot.
     SuperblockInOneSlot,
+    /// 19: small commits before an owner's last image are repeated as well.
+    RepeatsAll,
+    /// 13: a page that small commits left stays unwritten.
+    CheckpointSkipsAPage,
     /// 14: the superblock is written before what it points to is synced.
     SuperblockFirst,
     /// 14: no anchor follows a checkpoint.

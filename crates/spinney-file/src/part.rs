@@ -2,8 +2,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
-    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, desk::Desk, engine::Engine, error::FileError, options::Sabotage,
-    page::PagePtr, pages::Pages, version::OwnerRoot,
+    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, desk::Desk, engine::Engine, error::FileError,
+    options::Sabotage, page::PagePtr, pages::Pages, version::OwnerRoot,
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -13,6 +13,8 @@ use std::{collections::BTreeMap, sync::Arc};
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
 const ARENA_PAGES_MIN: u64 = 16;
 const ARENA_BYTES_MAX: u64 = 4 << 20;
+/// A larger rest of an arena is not left to the next writer.
+const KEPT_PAGES_MAX: u64 = 256;
 /// The budget is charged this fraction of itself at a time, at most [`CHARGE_BYTES_MAX`].
 const CHARGE_STEPS: u64 = 256;
 const CHARGE_BYTES_MAX: u64 = 256 << 10;
@@ -34,6 +36,8 @@ pub struct Part {
     pub(crate) desk: Desk,
     /// Pages reserved by this transaction.
     reserved_pages: u64,
+    /// Committed as effects: the next writer goes on with the arena.
+    pub(crate) keeps_arena: bool,
     dirty: FxHashMap<PageNo, Box<[u8]>>,
     /// Raw pages not yet written, by first page.
     raw: BTreeMap<u64, Bytes>,
@@ -63,6 +67,7 @@ impl Part {
             stamp,
             desk: engine.take_desk(owner),
             reserved_pages: 0,
+            keeps_arena: false,
             dirty: FxHashMap::default(),
             raw: BTreeMap::new(),
             private_bytes: 0,
@@ -259,7 +264,8 @@ impl Part {
         self.relieved_bytes = self.private_bytes;
         let budget = &self.engine.budget;
         let over = self.private_bytes > self.engine.options.tuning.spill_bytes
-            || self.private_bytes > self.page_len() && budget.spent(Charge::Dirty) > budget.limit() / 2;
+            || self.private_bytes > self.page_len()
+                && budget.spent(Charge::Dirty) + budget.spent(Charge::Unwritten) > budget.limit() / 2;
         if over { self.spill() } else { Ok(()) }
     }
 
@@ -470,7 +476,8 @@ impl Drop for Part {
     fn drop(&mut self) {
         // A broken engine does not wait for the end of a write.
         let late = self.engine.options.broken(Sabotage::ReturnsDuringWrite).then(|| self.take_private());
-        let mut pages = self.take_remainder();
+        let keeps = self.keeps_arena && self.desk.arena.len() <= KEPT_PAGES_MAX;
+        let mut pages = if keeps { Vec::new() } else { self.take_remainder() };
         pages.extend(self.dirty.drain().map(|(page, _)| Extent::page(page)));
         let page_len = self.page_len();
         pages.extend(std::mem::take(&mut self.raw).into_iter().map(|(start, data)| Extent {
@@ -486,6 +493,7 @@ impl Drop for Part {
         if !pages.is_empty() {
             self.engine.space.give_back(pages);
         }
+        self.engine.leave_desk(self.owner, std::mem::take(&mut self.desk));
         self.engine.options.interlude();
         if let Some(late) = late {
             drop(self.engine.flush_images(&late));

@@ -354,8 +354,8 @@ impl Pipeline {
     /// Pages that commits allocated and freed which no checkpoint has taken yet.
     pub(crate) fn recent_pages(&self) -> (u64, u64) {
         let append = self.append.lock();
-        let allocated = append.deltas.iter().flat_map(|d| &d.allocated).map(|extent| extent.pages).sum();
-        (allocated, freed_pages(&append.deltas))
+        let allocated: u64 = append.deltas.iter().flat_map(|d| &d.allocated).map(|extent| extent.pages).sum();
+        (allocated + append.unwritten.fresh_pages(), freed_pages(&append.deltas))
     }
 
     /// Whether nothing was appended since the last checkpoint began, except what shows that the log grew or goes on.
@@ -479,11 +479,13 @@ mod tests {
 
     fn commit(pipeline: &Pipeline, disk: &Disk, options: &FileOptions, owners: &OwnerTable) {
         let record = Record::Anchor.encode();
-        assert!(pipeline.reserve(1), "there is room for one");
-        let prepared =
-            Prepared { record, blocks: 1, immediate: true, unsynced_bytes: 0, roots: Vec::new(), deltas: Vec::new() };
-        let seq = pipeline.append(options, owners, prepared).unwrap();
-        pipeline.wait(disk, options, seq, Goal::Durable).unwrap();
+        let prepared = anchor(&record, 0);
+        let done = pipeline.append(options, owners, prepared).unwrap().expect("there is room for one");
+        pipeline.wait(disk, options, done.seq, Goal::Durable).unwrap();
+    }
+
+    fn anchor(record: &[u8], reserved_blocks: u64) -> Prepared<'_> {
+        Prepared { record, reserved_blocks, immediate: true, unsynced_bytes: 0, shares: &mut [] }
     }
 
     #[test]
@@ -511,7 +513,7 @@ mod tests {
         }
         let larger = RingLayout::new(vec![old, gained], 4096).unwrap();
         let record = Record::Checkpoint { log: larger.extents().to_vec() }.encode();
-        let cut = pipeline.append_checkpoint(record, larger.clone()).unwrap();
+        let cut = pipeline.append_checkpoint(&record, larger.clone()).unwrap();
         pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap(); // 1
         let position = pipeline.cut_position(cut.seq);
         assert_eq!(position.block, 2);
@@ -546,20 +548,19 @@ mod tests {
         let reserved = (0..).take_while(|_| pipeline.reserve(1)).count();
         let begin = || {
             let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-            pipeline.append_checkpoint(record, layout.clone())
+            pipeline.append_checkpoint(&record, layout.clone())
         };
         for _ in 0..reserved {
-            pipeline.take_back(begin().unwrap());
+            pipeline.take_back(begin().unwrap(), |_| true);
             let record = Record::Anchor.encode();
-            let (roots, deltas) = (Vec::new(), Vec::new());
-            let commit = Prepared { record, blocks: 1, immediate: true, unsynced_bytes: 0, roots, deltas };
-            let seq = pipeline.append(&options, &owners, commit).unwrap();
-            pipeline.wait(&disk, &options, seq, Goal::Durable).unwrap();
+            let done = pipeline.append(&options, &owners, anchor(&record, 1)).unwrap().unwrap();
+            pipeline.wait(&disk, &options, done.seq, Goal::Durable).unwrap();
         }
         let cut = begin().unwrap();
         pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap();
         pipeline.free_before(pipeline.cut_position(cut.seq));
-        let anchor = pipeline.append_anchor(Record::Anchor.encode()).unwrap();
+        pipeline.forget_frozen();
+        let anchor = pipeline.append_anchor(&Record::Anchor.encode()).unwrap();
         pipeline.wait(&disk, &options, anchor, Goal::Durable).unwrap();
         assert!(pipeline.reserve(reserved as u64 - 1), "the log is free again");
     }

@@ -17,17 +17,19 @@ use crate::{
     cache::PageCache,
     checkpoint::Checkpoints,
     commit::freed_before_opening,
+    desk::Desks,
     disk::Disk,
     engine::Engine,
     error::{FileError, IoOp},
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record},
     options::{FileOptions, Sabotage},
     owners::{NO_OWNER, OwnerTable},
+    part::Part,
     pipeline::{Pipeline, PipelineStart, set_root},
     readers::Readers,
     slots::WriterSlots,
     space::{Space, why},
-    storage::Storage,
+    storage::{Overlay, Storage},
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
 };
@@ -40,7 +42,7 @@ use std::{
 };
 
 /// Opens what `storage` holds, or creates a file in it.
-pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Engine, FileError> {
+pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Arc<Engine>, FileError> {
     let failed = |error| FileError::io(IoOp::Open, 0, error);
     if !storage.lock().map_err(failed)? {
         return Err(FileError::AlreadyOpen);
@@ -61,7 +63,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
         Found::Nothing => (creation::create(&probe, len, &options)?, false),
     };
     let (superblock, other_is_damaged) = superblock;
-    let disk = Disk::new(storage, superblock.page_bytes as usize);
+    let mut disk = Disk::new(storage, superblock.page_bytes as usize);
     let len = disk.storage.len().map_err(failed)?;
     let page_bytes = disk.page_bytes as u64;
     let bytes_needed = superblock.used_end * page_bytes;
@@ -69,7 +71,37 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<En
         return Err(FileError::Truncated { bytes_needed, bytes: len });
     }
     let scan = Scan::run(&disk, &options, &superblock, other_is_damaged)?;
-    build(disk, options, superblock, scan, len / page_bytes)
+    if options.read_only {
+        // What recovery would write stays in memory (rule 20).
+        disk.storage = Arc::new(Overlay::new(disk.storage));
+    }
+    let engine = Arc::new(build(disk, options, superblock, &scan, len / page_bytes)?);
+    repeat(&engine, &scan)?;
+    Ok(engine)
+}
+
+/// Rule 19: the small commits of each owner since its last image, on pages that no image claims.
+fn repeat(engine: &Arc<Engine>, scan: &Scan) -> Result<(), FileError> {
+    for (owner, commits) in scan.effects(&engine.options) {
+        if owner.0 >= engine.owners.owners_max() {
+            return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
+        }
+        let Some(replay) = engine.options.replay else {
+            return Err(FileError::Option("the log has commits that only the layer which made them can repeat"));
+        };
+        if !engine.options.read_only {
+            engine.home_for(leaf_of(owner))?;
+        }
+        engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
+        let mut part = Part::new(Arc::clone(engine), owner)?;
+        part.write_pages(); // what is repeated is in the log already
+        replay(&mut part, &commits)?;
+        engine.adopt(part)?;
+        if engine.unwritten_due() {
+            engine.write_out_all()?;
+        }
+    }
+    Ok(())
 }
 
 enum Found {
@@ -110,13 +142,13 @@ fn build(
     disk: Disk,
     options: FileOptions,
     superblock: Superblock,
-    scan: Scan,
+    scan: &Scan,
     len_pages: u64,
 ) -> Result<Engine, FileError> {
     let page_bytes = disk.page_bytes as u64;
     let damaged = |why| FileError::Damaged { at: SLOT_AT[superblock.slot()], why };
     let geometry = Geometry::new(disk.page_bytes).ok_or(damaged("its page size is not supported"))?;
-    let claimed_end = scan.parts().flat_map(|(_, p)| &p.claims).map(|c| c.extent.end()).max().unwrap_or(0);
+    let claimed_end = scan.images().flat_map(|(_, p)| &p.claims).map(|c| c.extent.end()).max().unwrap_or(0);
     let log_end = scan.layout.extents().iter().map(|e| e.end()).max().unwrap_or(0);
     // What lies beyond the end was free when it was cut off; the file grows again when it needs to.
     let needed = superblock.used_end.max(claimed_end).max(log_end).max(geometry.min_file_pages());
@@ -137,20 +169,20 @@ fn build(
     let (mut record_seq, mut next_stamp) = (scan.seq_limit, scan.stamp_limit);
     if options.broken(Sabotage::ReusesNumbers) {
         record_seq = Seq(scan.last_seq().0 + 1);
-        next_stamp = Stamp(scan.parts().map(|(_, p)| p.stamp.0 + 1).max().unwrap_or(1));
+        next_stamp = Stamp(scan.images().map(|(_, p)| p.stamp.0 + 1).max().unwrap_or(1));
     }
     let too_far = FileError::Damaged { at: 0, why: "its numbers are used up" };
     let seq_limit = Seq(record_seq.0.checked_add(ahead).ok_or(too_far.clone())?);
     let stamp_limit = Stamp(next_stamp.0.checked_add(ahead).ok_or(too_far)?);
     let (mut head, mut chain, epoch) = (scan.head, scan.chain, scan.epoch + 1);
     if !options.read_only && !options.broken(Sabotage::NoRecoveredRecord) {
-        let place = RecordPlace::new(&scan);
+        let place = RecordPlace::new(scan);
         let record = Record::Recovered { up_to: place.up_to, seq_limit, stamp_limit };
-        chain = write_recovered(&disk, &superblock, &scan, &place, record_seq, epoch, &record)?;
+        chain = write_recovered(&disk, &superblock, scan, &place, record_seq, epoch, &record)?;
         head = scan.layout.after(place.block, 1);
     }
 
-    let (mut version, changed, freed_pages) = replay(&disk, &options, &space, &owners, &superblock, &scan)?;
+    let (mut version, changed, freed_pages) = replay(&disk, &options, &space, &owners, &superblock, scan)?;
     version.seq = record_seq;
     let budget = Arc::new(Budget::new(options.budget_bytes));
     let mut newest = superblock.clone();
@@ -180,13 +212,15 @@ fn build(
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
         appetites: Mutex::default(),
+        desks: Desks::default(),
+        cold_before: AtomicU64::new(0),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),
         disk,
         options,
     };
     if !engine.options.read_only {
-        engine.give_homes(&scan)?;
+        engine.give_homes(scan)?;
     }
     Ok(engine)
 }
@@ -263,7 +297,7 @@ fn replay(
             .map(|map| map.adopt_permanent(extent))
             .map_err(|e| FileError::Damaged { at: disk.offset(extent.start), why: why(&e) })?;
     }
-    for (seq, part) in scan.parts() {
+    for (seq, part) in scan.images() {
         if part.owner.0 >= owners.owners_max() {
             return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
         }
@@ -311,7 +345,7 @@ fn claim(disk: &Disk, space: &Space, delta: Delta) -> Result<u64, FileError> {
 impl Engine {
     /// Homes for the owner table pages that only the log knows: those of the crashed run came from memory.
     fn give_homes(&self, scan: &Scan) -> Result<(), FileError> {
-        let leaves: BTreeSet<u32> = scan.parts().map(|(_, part)| leaf_of(part.owner)).collect();
+        let leaves: BTreeSet<u32> = scan.images().map(|(_, part)| leaf_of(part.owner)).collect();
         leaves.into_iter().try_for_each(|leaf| self.home_for(leaf))
     }
 

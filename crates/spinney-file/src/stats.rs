@@ -10,6 +10,7 @@ use crate::{
     readers::SnapshotInfo,
 };
 use spinney_alloc::{AllocStats, Seq};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A file at one moment: how far it is, where its bytes are and why, what it did since opening.
 #[derive(Clone, Debug)]
@@ -47,6 +48,12 @@ pub struct FileStats {
     pub budget_used_bytes: u64,
     /// Pages of open transactions, in bytes.
     pub dirty_bytes: u64,
+    /// Pages of small commits that are in memory only, with their bookkeeping, in bytes.
+    pub unwritten_bytes: u64,
+    /// Pages of small commits that were superseded before anybody wrote them: writes that never happened.
+    pub superseded_unwritten_pages: u64,
+    /// Pages of small commits written by checkpoints and in the background.
+    pub written_out: FlushStats,
     /// Pages written by commits.
     pub images: FlushStats,
     /// Every call to the storage.
@@ -90,6 +97,9 @@ impl Engine {
             budget_bytes: self.budget.limit(),
             budget_used_bytes: self.budget.total(),
             dirty_bytes: self.budget.spent(Charge::Dirty),
+            unwritten_bytes: self.budget.spent(Charge::Unwritten),
+            superseded_unwritten_pages: self.disk.counters.superseded_pages.load(Relaxed),
+            written_out: self.disk.counters.checkpoints.snapshot(),
             images: self.disk.counters.images.snapshot(),
             io: self.disk.io_stats(),
             write_time: latencies.write.snapshot(),

@@ -127,9 +127,7 @@ impl WriteTxn {
     pub fn commit(self, durability: Durability) -> Result<Seq, FileError> {
         let Self { parts, mut slots } = self;
         let engine = Arc::clone(slots.file.engine());
-        let done = engine.commit(parts, durability, || slots.release());
-        engine.after_commit(&done);
-        done
+        engine.commit(parts, durability, || slots.release())
     }
 
     /// Forgets everything; its pages are free at once. The same as dropping it.

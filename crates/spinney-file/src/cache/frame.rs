@@ -103,7 +103,7 @@ impl Frame {
     pub(super) fn charge_dirty(&self) {
         let before = self.account.swap(account::DIRTY, Relaxed);
         assert_eq!(before, account::NONE, "{:?} entered the cache twice", self.ptr);
-        self.budget.charge(Charge::Dirty, self.cost());
+        self.budget.charge(Charge::Unwritten, self.cost());
     }
 
     /// Whether the page is nowhere else yet, so that the frame must stay.
@@ -116,7 +116,7 @@ impl Frame {
         let before = self.account.swap(account::RESIDENT, Relaxed);
         assert_eq!(before, account::DIRTY, "{:?} was clean", self.ptr);
         self.budget.charge(Charge::Frames, self.cost());
-        self.budget.credit(Charge::Dirty, self.cost());
+        self.budget.credit(Charge::Unwritten, self.cost());
     }
 
     /// Takes the charge back for a frame that leaves it. Until the last reader has gone it is in limbo.
@@ -125,7 +125,7 @@ impl Frame {
         self.budget.charge(Charge::Limbo, self.cost());
         match before {
             account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()),
-            account::DIRTY => self.budget.credit(Charge::Dirty, self.cost()),
+            account::DIRTY => self.budget.credit(Charge::Unwritten, self.cost()),
             _ => panic!("{:?} left the cache twice", self.ptr),
         }
     }
@@ -136,7 +136,7 @@ impl Drop for Frame {
         match *self.account.get_mut() {
             account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()), // the cache itself is dropped
             account::LIMBO => self.budget.credit(Charge::Limbo, self.cost()),
-            account::DIRTY => self.budget.credit(Charge::Dirty, self.cost()),
+            account::DIRTY => self.budget.credit(Charge::Unwritten, self.cost()),
             _ => {}
         }
     }

@@ -87,6 +87,8 @@ pub(crate) enum Record {
     Anchor,
 }
 
+/// Before the parts of a commit, in bytes.
+pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 const KIND_COMMIT: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 const KIND_RECOVERED: u8 = 3;
@@ -175,19 +177,26 @@ impl Record {
     }
 }
 
+impl ImagePart {
+    /// How long an image with so many claims and releases is, in bytes.
+    pub(crate) fn encoded_bytes(claims: usize, releases: usize) -> usize {
+        PART_HEADER_BYTES + claims * CLAIM_BYTES + releases * RELEASE_BYTES
+    }
+}
+
+impl OpsPart {
+    /// How long a part with so many bytes of effects is.
+    pub(crate) fn encoded_bytes(effects: usize) -> usize {
+        OPS_HEADER_BYTES + effects
+    }
+}
+
 impl LogPart {
     /// The image in it, if it is one.
     pub(crate) fn image(&self) -> Option<&ImagePart> {
         match self {
             Self::Image(image) => Some(image),
             Self::Ops(_) => None,
-        }
-    }
-
-    pub(crate) fn owner(&self) -> Owner {
-        match self {
-            Self::Image(image) => image.owner,
-            Self::Ops(ops) => ops.owner,
         }
     }
 
@@ -272,13 +281,16 @@ mod tests {
         let records = [
             Record::Commit {
                 synced: false,
-                parts: vec![LogPart::Ops(OpsPart { owner: Owner(7), effects: b"effects".to_vec() }), LogPart::Image(ImagePart {
-                    owner: Owner(4),
-                    stamp: Stamp(9),
-                    root: [5; 64],
-                    claims: vec![RunClaim { extent: Extent::new(70, 3).unwrap(), digest: 42 }],
-                    releases: vec![Extent::new(9, 1).unwrap(), Extent::new(12, 2).unwrap()],
-                })],
+                parts: vec![
+                    LogPart::Ops(OpsPart { owner: Owner(7), effects: b"effects".to_vec() }),
+                    LogPart::Image(ImagePart {
+                        owner: Owner(4),
+                        stamp: Stamp(9),
+                        root: [5; 64],
+                        claims: vec![RunClaim { extent: Extent::new(70, 3).unwrap(), digest: 42 }],
+                        releases: vec![Extent::new(9, 1).unwrap(), Extent::new(12, 2).unwrap()],
+                    }),
+                ],
             },
             Record::Checkpoint { log: vec![Extent::new(6, 16).unwrap()] },
             Record::Recovered { up_to: Seq(8), seq_limit: Seq(100), stamp_limit: Stamp(200) },

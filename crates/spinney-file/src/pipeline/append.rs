@@ -40,6 +40,11 @@ impl Pipeline {
         self.append.lock().room.reserved -= blocks;
     }
 
+    /// Whether a reservation would succeed now.
+    pub(crate) fn has_blocks(&self, blocks: u64) -> bool {
+        self.append.lock().room.fits(blocks)
+    }
+
     /// Whether a record that reserves nothing would be appended now.
     pub(crate) fn has_room(&self, record_bytes: usize) -> bool {
         self.append.lock().room.fits(Self::blocks_for(record_bytes))
@@ -283,21 +288,25 @@ impl Pipeline {
     }
 
     /// Begins a round that writes pages born before `stamp`.
-    pub(crate) fn begin_round(&self, stamp: Stamp) -> Vec<PagePtr> {
+    pub(crate) fn begin_round(&self, stamp: Stamp) -> (Vec<PagePtr>, Vec<(Owner, PagePtr)>) {
         let mut append = self.append.lock();
         let unwritten = &mut append.unwritten;
         unwritten.rounds.0 += 1;
-        let mut pages = std::mem::take(&mut unwritten.held);
-        pages.extend(unwritten.now.values().flat_map(Unwritten::dirty).filter(|ptr| ptr.stamp < stamp));
-        pages
+        let cold = unwritten.now.iter().flat_map(|(&owner, unwritten)| {
+            unwritten.dirty().filter(|ptr| ptr.stamp < stamp).map(move |ptr| (owner, ptr))
+        });
+        let cold = cold.collect();
+        (std::mem::take(&mut unwritten.held), cold)
     }
 
     /// Ends it; `written` are in their place now.
-    pub(crate) fn end_round(&self, written: &[PagePtr]) {
+    pub(crate) fn end_round(&self, written: &[(Owner, PagePtr)]) {
         let mut append = self.append.lock();
         let unwritten = &mut append.unwritten;
-        for owner in unwritten.now.values_mut() {
-            written.iter().for_each(|&ptr| owner.note_written(ptr));
+        for (owner, ptr) in written {
+            if let Some(unwritten) = unwritten.now.get_mut(owner) {
+                unwritten.note_written(*ptr);
+            }
         }
         unwritten.rounds.1 = unwritten.rounds.0;
         self.rounds_finished.store(unwritten.rounds.1, Ordering::Release);

@@ -143,4 +143,3 @@ impl Pipeline {
         self.log.lock().epoch
     }
 }
-

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     file::PagedFile,
-    log::{RingLayout, RunClaim},
+    log::{LogPart, RingLayout, RunClaim},
     options::{Durability, Tuning},
     page::{PageHeader, PagePtr},
     slots::Wait,
@@ -180,7 +180,7 @@ fn claims_of_the_whole_file_cost_one_reading_of_it() {
     let digest = digest.finish();
     let mut part = forger.part(&[], &[]);
     part.claims = vec![RunClaim { extent: behind, digest }; 2000];
-    let record = Record::Commit { synced: false, parts: vec![part] }.encode();
+    let record = Record::Commit { synced: false, parts: vec![LogPart::Image(part)] }.encode();
     forger.append(&[record], |_| ());
     let (disk, opened) = forger.open();
     assert!(matches!(opened, Err(FileError::Damaged { .. })), "{opened:?}");
@@ -193,7 +193,7 @@ fn a_release_of_free_pages_at_the_end_of_the_file_does_no_harm() {
     let mut forger = Forger::new(16);
     let pages = forger.bytes.len() as u64 / 4096;
     let part = forger.part(&[], &[Extent::new(pages - 1, 1).unwrap()]);
-    forger.append(&[Record::Commit { synced: true, parts: vec![part] }.encode()], |_| ());
+    forger.append(&[Record::Commit { synced: true, parts: vec![LogPart::Image(part)] }.encode()], |_| ());
     assert!(forger.use_it(), "it opens");
 }
 
@@ -202,7 +202,7 @@ fn a_release_of_the_log_does_not_give_it_away() {
     let mut forger = Forger::new(16);
     let log = forger.layout.extents()[0];
     let part = forger.part(&[], &[log]);
-    forger.append(&[Record::Commit { synced: true, parts: vec![part] }.encode()], |_| ());
+    forger.append(&[Record::Commit { synced: true, parts: vec![LogPart::Image(part)] }.encode()], |_| ());
     let (_, file) = forger.open();
     let Ok(file) = file else { return };
     let free = file.stats().pages.free;
@@ -242,7 +242,7 @@ proptest! {
                 if old {
                     part.stamp = Stamp(1);
                 }
-                Record::Commit { synced: true, parts: vec![part] }.encode()
+                Record::Commit { synced: true, parts: vec![LogPart::Image(part)] }.encode()
             })
             .collect();
         if let Some(more) = log {

@@ -4,13 +4,14 @@
 use crate::{
     disk::Disk,
     error::{FileError, IoOp},
-    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record, RingLayout},
+    log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, LogPart, Record, RingLayout},
     options::{FileOptions, Sabotage},
     page::RunDigest,
     pipeline::head_after,
     superblock::{NUMBER_MAX, Superblock, get_u64},
 };
-use spinney_alloc::{Extent, Seq, Stamp};
+use spinney_alloc::{Extent, Owner, Seq, Stamp};
+use std::collections::BTreeMap;
 
 /// Blocks read at a time when the whole log is looked through.
 const READ_BLOCKS: u64 = 256;
@@ -20,7 +21,7 @@ const READ_BLOCKS: u64 = 256;
 struct Commit {
     seq: Seq,
     synced: bool,
-    parts: Vec<ImagePart>,
+    parts: Vec<LogPart>,
     /// Which accepted group it came in.
     group: usize,
 }
@@ -113,9 +114,23 @@ impl Scan {
         self.last
     }
 
-    /// The parts of every commit that counts, in order.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (Seq, &ImagePart)> {
-        self.commits.iter().flat_map(|commit| commit.parts.iter().map(|part| (commit.seq, part)))
+    /// The images of every commit that counts, in order.
+    pub(super) fn images(&self) -> impl Iterator<Item = (Seq, &ImagePart)> {
+        let parts = self.commits.iter().flat_map(|commit| commit.parts.iter().map(|part| (commit.seq, part)));
+        parts.filter_map(|(seq, part)| part.image().map(|image| (seq, image)))
+    }
+
+    /// What each owner's small commits did after its last image, in order (rule 19).
+    pub(super) fn effects(&self, options: &FileOptions) -> BTreeMap<Owner, Vec<&[u8]>> {
+        let mut effects: BTreeMap<Owner, Vec<&[u8]>> = BTreeMap::new();
+        for part in self.commits.iter().flat_map(|commit| &commit.parts) {
+            match part {
+                LogPart::Image(image) if !options.broken(Sabotage::RepeatsAll) => drop(effects.remove(&image.owner)),
+                LogPart::Image(_) => {}
+                LogPart::Ops(ops) => effects.entry(ops.owner).or_default().push(&ops.effects),
+            }
+        }
+        effects
     }
 }
 
@@ -272,7 +287,7 @@ impl Reader<'_> {
         let file_pages = bytes / self.disk.page_bytes as u64;
         let mut pages_left = file_pages;
         for commit in self.commits.iter().filter(|c| !c.synced && c.seq > self.durable) {
-            for claim in commit.parts.iter().flat_map(|part| &part.claims) {
+            for claim in commit.parts.iter().filter_map(LogPart::image).flat_map(|image| &image.claims) {
                 if claim.extent.end() <= file_pages {
                     // Between two checkpoints no page is claimed twice, so all there is to read is one reading of the file.
                     pages_left = pages_left.checked_sub(claim.extent.pages).ok_or(FileError::Damaged {
