@@ -394,7 +394,8 @@ impl Notes {
         if let (Effect::Put { table, key, .. } | Effect::Delete { table, key }, Some((last_table, last_key))) =
             (effect, &self.last)
         {
-            self.unsorted |= (table, key) <= (*last_table, &noted[last_key.clone()]);
+            let last_key = noted.get(last_key.clone()); // `None`: somebody else shortened them
+            self.unsorted |= last_key.is_none_or(|last_key| (table, key) <= (*last_table, last_key));
         }
         if noted.is_empty() {
             noted.push(VERSION);
