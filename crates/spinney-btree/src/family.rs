@@ -2,6 +2,7 @@
 
 use crate::{
     edit::{Edit, Scratch},
+    effects::Effect,
     error::TreeError,
     graveyard::{self, Grave, Listed},
     range::Borrowed,
@@ -69,7 +70,8 @@ impl FamilyTxn {
         FamilyMut { part, txn: self }
     }
 
-    /// Writes changed roots to the directory and the family's root to the part. Call it before the commit; calling it
+    /// Writes changed roots to the directory and the family's root to the part, and shortens the effects that the part has
+    /// noted for the log to the last one of each key. Call it before the commit; calling it
     /// more often is legal.
     ///
     /// # Errors
@@ -77,6 +79,7 @@ impl FamilyTxn {
     pub fn store(&mut self, part: &mut Part) -> Result<(), TreeError> {
         let root = self.family(part).list_all()?;
         part.set_root(root.encode());
+        self.scratch.notes.shorten(part);
         Ok(())
     }
 
@@ -190,6 +193,7 @@ impl<'a> FamilyMut<'a> {
             return Err(TreeError::TableExists(id));
         }
         self.txn.tables.get_mut(&id).expect("just looked up").root = Some(TreeRoot::EMPTY);
+        self.note(Effect::CreateTable(id));
         Ok(())
     }
 
@@ -202,10 +206,15 @@ impl<'a> FamilyMut<'a> {
         if self.table_root(id)?.is_none() {
             return Ok(false);
         }
-        self.table(id)?.clear()?;
+        if id == TableId::DEFAULT {
+            self.table(id)?.clear()?;
+            return Ok(true);
+        }
+        self.table(id)?.clear_unnoted()?;
         if let Some(open) = self.txn.tables.get_mut(&id) {
             open.root = None;
         }
+        self.note(Effect::DropTable(id));
         Ok(true)
     }
 
@@ -214,12 +223,13 @@ impl<'a> FamilyMut<'a> {
     /// # Errors
     /// As for [`FamilyTxn::store`].
     pub fn drop_all(&mut self) -> Result<(), TreeError> {
-        self.table(TableId::DEFAULT)?.clear()?;
+        self.table(TableId::DEFAULT)?.clear_unnoted()?;
         self.list_tables_changed()?;
         // The directory is buried as a tree whose leaves lead to all other trees and graves.
         self.txn.graves.extend(Grave::of_tree(&self.txn.directory, TableId::DIRECTORY));
         self.txn.directory = TreeRoot::EMPTY;
         self.txn.tables.clear();
+        self.note(Effect::DropAll);
         Ok(())
     }
 
@@ -253,6 +263,10 @@ impl<'a> FamilyMut<'a> {
     /// Those of reading the directory.
     pub fn graveyard_is_empty(&mut self) -> Result<bool, TreeError> {
         Ok(self.txn.graves.is_empty() && self.last_listed_grave()?.is_none())
+    }
+
+    fn note(&mut self, effect: Effect<'_>) {
+        self.txn.scratch.notes.note(self.part, effect);
     }
 
     /// Looks a table up, so that its root is among the open ones. Lends the two halves.

@@ -36,10 +36,13 @@ mod tree; // by key
 // and how they change.
 mod bulk; // sorted input
 mod edit; // private copies, insertion, splits
+mod effects; // what was done, for the log
 mod family; // the tables of a family in a transaction
 mod graveyard; // what waits to be freed
 mod remove; // removal and repair
 mod remove_range; // two edges, and all between them to the graveyard
+mod replay; // from effects to the same contents
+mod sweep; // many changes in key order
 mod tree_mut; // one table in a transaction
 
 pub use crate::{
@@ -50,6 +53,7 @@ pub use crate::{
     graveyard::Grave,
     limits::Limits,
     range::{Borrowed, Bounds, Range, Value},
+    replay::replay,
     root::{FamilyRoot, TableId, TreeRoot},
     seal::page_check,
     tree::Tree,
@@ -58,8 +62,8 @@ pub use crate::{
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
     AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
-    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin, Seq,
-    Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin,
+    Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

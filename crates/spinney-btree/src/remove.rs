@@ -208,7 +208,7 @@ enum Join {
 }
 
 /// Less than a quarter full, or a branch without separators.
-fn is_poor(node: &Node<'_>) -> bool {
+pub(crate) fn is_poor(node: &Node<'_>) -> bool {
     node.count() == 0 || node.used() < (node.used() + node.free()) / 4
 }
 

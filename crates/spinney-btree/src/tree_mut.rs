@@ -3,11 +3,13 @@
 use crate::{
     bulk::{Appender, inline_field, large_record},
     edit::Edit,
+    effects::{Effect, PIECE_BYTES_MAX, Point},
     error::TreeError,
     large_write,
     limits::Limits,
     range::{Borrowed, Bounds, Range},
     root::TreeRoot,
+    sweep::Sweep,
     tree::Tree,
 };
 use bytes::Bytes;
@@ -71,7 +73,9 @@ impl<'a> TreeMut<'a> {
     /// the transaction is [`Broken`](TreeError::Broken).
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
         self.check_limits(key, value.len() as u64)?;
-        self.change(|edit| insert(edit, key, value))
+        let replaced = self.change(|edit| insert(edit, key, value))?;
+        self.edit.note(Effect::Put { table: self.edit.table, key, value });
+        Ok(replaced)
     }
 
     /// Like [`insert`](Self::insert), with `value_bytes` bytes taken from a reader: a large value is never in memory as a
@@ -83,13 +87,16 @@ impl<'a> TreeMut<'a> {
         let limits = self.check_limits(key, value_bytes)?;
         self.change(|edit| {
             *edit.broken = true;
-            if limits.is_inline(key.len(), value_bytes) {
-                let len = usize::try_from(value_bytes).expect("an inline value is short");
-                let mut bytes = vec![0; len];
-                value.read_exact(&mut bytes).map_err(|error| TreeError::Source(error.into()))?;
-                return insert(edit, key, &bytes);
+            let is_noted = edit.part.logs_effects() && value_bytes <= PIECE_BYTES_MAX as u64;
+            if !is_noted && !limits.is_inline(key.len(), value_bytes) {
+                edit.part.write_pages();
+                return insert_large(edit, key, value_bytes, value);
             }
-            insert_large(edit, key, value_bytes, value)
+            let mut bytes = vec![0; usize::try_from(value_bytes).expect("a short value")];
+            value.read_exact(&mut bytes).map_err(|error| TreeError::Source(error.into()))?;
+            let replaced = insert(edit, key, &bytes)?;
+            edit.note(Effect::Put { table: edit.table, key, value: &bytes });
+            Ok(replaced)
         })
     }
 
@@ -104,6 +111,7 @@ impl<'a> TreeMut<'a> {
                 if let Some(large) = large {
                     large_write::free(edit.part, edit.table, large)?;
                 }
+                edit.note(Effect::Delete { table: edit.table, key });
                 Ok(true)
             }
         })
@@ -115,7 +123,11 @@ impl<'a> TreeMut<'a> {
     /// # Errors
     /// As for [`remove`](Self::remove).
     pub fn remove_range(&mut self, bounds: &Bounds) -> Result<u64, TreeError> {
-        self.change(|edit| edit.remove_range(bounds))
+        let removed = self.change(|edit| edit.remove_range(bounds))?;
+        if removed > 0 {
+            self.edit.note(Effect::range(self.edit.table, bounds));
+        }
+        Ok(removed)
     }
 
     /// Removes everything in O(1) and says how many entries that were.
@@ -123,6 +135,15 @@ impl<'a> TreeMut<'a> {
     /// # Errors
     /// [`TreeError::Broken`].
     pub fn clear(&mut self) -> Result<u64, TreeError> {
+        let removed = self.clear_unnoted()?;
+        if removed > 0 {
+            self.edit.note(Effect::Clear(self.edit.table));
+        }
+        Ok(removed)
+    }
+
+    /// The same, as part of something larger that is noted.
+    pub(crate) fn clear_unnoted(&mut self) -> Result<u64, TreeError> {
         self.change(Edit::clear)
     }
 
@@ -158,10 +179,32 @@ impl<'a> TreeMut<'a> {
                 if finished_leaf {
                     edit.part.relieve()?;
                 }
+                edit.note(Effect::Put { table: edit.table, key, value });
                 count += 1;
             }
             appender.finish(edit)?;
             Ok(count)
+        })
+    }
+
+    /// Applies changes in strictly ascending order of their keys; a key to delete may be missing. Notes nothing.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Self::insert).
+    pub(crate) fn apply(&mut self, points: &[Point<'_>]) -> Result<(), TreeError> {
+        let limits = Limits::new(self.edit.part.page_bytes());
+        self.change(|edit| {
+            let mut sweep = Sweep::default();
+            for point in points {
+                match point.value {
+                    Some(value) => {
+                        check_limits(&limits, point.key, value.len() as u64)?;
+                        sweep.put(edit, point.key, value)?;
+                    }
+                    None => sweep.delete(edit, point.key)?,
+                }
+            }
+            sweep.leave(edit)
         })
     }
 
@@ -197,7 +240,8 @@ fn check_limits(limits: &Limits, key: &[u8], value_bytes: u64) -> Result<(), Tre
     Ok(())
 }
 
-fn insert(edit: &mut Edit<'_>, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
+/// Adds or replaces an entry, noting nothing.
+pub(crate) fn insert(edit: &mut Edit<'_>, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
     if !Limits::new(edit.part.page_bytes()).is_inline(key.len(), value.len() as u64) {
         return insert_large(edit, key, value.len() as u64, &mut &*value);
     }

@@ -32,6 +32,7 @@ enum Op {
     Read(u16, u16),
     Scan(Bound<u16>, Bound<u16>, u8),
     Commit,
+    Store,
     Abort,
     Spill,
     Snapshot,
@@ -87,6 +88,7 @@ fn op(page_bytes: usize) -> impl Strategy<Value = Op> {
         8 => (any::<u16>(), any::<u16>()).prop_map(|(a, b)| Op::Read(a, b)),
         3 => (bound(), bound(), any::<u8>()).prop_map(|(a, b, c)| Op::Scan(a, b, c)),
         6 => Just(Op::Commit),
+        2 => Just(Op::Store),
         2 => Just(Op::Abort),
         4 => Just(Op::Spill),
         2 => Just(Op::Snapshot),
@@ -224,6 +226,7 @@ impl Run {
                 self.bed.commit();
                 self.bed.verify();
             }
+            Op::Store => self.bed.store(),
             Op::Abort => self.bed.abort(),
             Op::Spill => self.bed.spill(),
             Op::Snapshot => {
@@ -277,6 +280,7 @@ fn run(style: Keys, page_bytes: usize, budget_pages: u64, ops: &[Op]) {
     run.bed.commit();
     run.bed.verify();
     run.bed.verify_snapshots();
+    run.bed.verify_replay(page_bytes, budget_pages * page_bytes as u64);
     // Nothing leaks: an empty family has no page.
     run.bed.with(|mut family| {
         family.drop_all().unwrap();

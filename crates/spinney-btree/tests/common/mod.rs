@@ -9,7 +9,7 @@
 
 use spinney_btree::{
     Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range,
-    Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check,
+    Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check, replay,
 };
 use std::collections::BTreeMap;
 
@@ -27,14 +27,24 @@ pub(crate) struct Bed {
     pub(crate) snapshots: Vec<(Snapshot, Model)>,
     /// Pages that commits have claimed less those they have released.
     pub(crate) pages: u64,
+    /// What every commit noted for the log.
+    pub(crate) history: Vec<Logged>,
+}
+
+/// One commit as the log has it.
+pub(crate) struct Logged {
+    /// Its effects, before and after they were shortened; `None` when there were too many.
+    pub(crate) effects: Option<[Vec<u8>; 2]>,
+    pub(crate) after: Model,
 }
 
 impl Bed {
     pub(crate) fn new(page_bytes: usize, budget_bytes: u64) -> Self {
-        let options = FileOptions { page_bytes, budget_bytes, page_check, ..FileOptions::default() };
+        let options =
+            FileOptions { page_bytes, budget_bytes, page_check, replay: Some(replay), ..FileOptions::default() };
         let file = PagedFile::in_memory(options).unwrap();
         let model = Model::from([(TableId::DEFAULT, Map::new())]);
-        Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0 }
+        Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0, history: Vec::new() }
     }
 
     pub(crate) fn with<R>(&mut self, operation: impl FnOnce(spinney_btree::FamilyMut<'_>) -> R) -> R {
@@ -61,10 +71,69 @@ impl Bed {
     pub(crate) fn commit(&mut self) {
         let Some((mut txn, mut family)) = self.txn.take() else { return };
         let part = txn.part(OWNER).unwrap();
+        let noted = part.effects_mut().map(|noted| noted.clone());
         family.store(part).unwrap();
+        let shortened = part.effects_mut().map(|noted| noted.clone());
+        let effects = noted.zip(shortened).map(|(noted, shortened)| [noted, shortened]);
+        self.history.push(Logged { effects, after: self.model.clone() });
         self.pages = self.pages + part.claimed_pages() - part.released_pages();
         txn.commit(Durability::Immediate).unwrap();
         self.committed = self.model.clone();
+    }
+
+    /// Stores the roots, and goes on.
+    pub(crate) fn store(&mut self) {
+        if let Some((txn, family)) = &mut self.txn {
+            family.store(txn.part(OWNER).unwrap()).unwrap();
+        }
+    }
+
+    /// A family with the contents of a model.
+    pub(crate) fn filled(page_bytes: usize, budget_bytes: u64, model: &Model) -> Self {
+        let mut bed = Self::new(page_bytes, budget_bytes);
+        bed.with(|mut family| {
+            for (&id, map) in model {
+                if id != TableId::DEFAULT {
+                    family.create_table(id).unwrap();
+                }
+                family.table(id).unwrap().bulk_load(map).unwrap();
+            }
+        });
+        bed.model = model.clone();
+        bed.commit();
+        bed
+    }
+
+    /// Repeats commits after which the family should be as `after`.
+    pub(crate) fn replay(&mut self, commits: &[&[u8]], after: &Model) {
+        let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
+        let part = txn.part(OWNER).unwrap();
+        replay(part, commits).unwrap();
+        assert!(!part.logs_effects());
+        self.pages = self.pages + part.claimed_pages() - part.released_pages();
+        txn.commit(Durability::Immediate).unwrap();
+        self.model = after.clone();
+        self.committed = after.clone();
+        self.verify();
+    }
+
+    /// Every stretch of commits that the log can tell, repeated on another file, is the same family.
+    pub(crate) fn verify_replay(&self, page_bytes: usize, budget_bytes: u64) {
+        let empty = Model::from([(TableId::DEFAULT, Map::new())]);
+        let mut before = &empty;
+        let mut at = 0;
+        while at < self.history.len() {
+            let told = self.history[at..].iter().map_while(|commit| commit.effects.as_ref()).collect::<Vec<_>>();
+            if let Some(end) = told.len().checked_sub(1) {
+                let after = &self.history[at + end].after;
+                for form in 0..2 {
+                    let commits: Vec<&[u8]> = told.iter().map(|forms| &*forms[form]).collect();
+                    Self::filled(page_bytes, budget_bytes, before).replay(&commits, after);
+                }
+            }
+            at += told.len() + 1;
+            before = &self.history[at.min(self.history.len()) - 1].after;
+        }
     }
 
     pub(crate) fn root(&self, snapshot: &Snapshot) -> FamilyRoot {
