@@ -38,7 +38,7 @@ enum Command {
     Tidy,
     /// Cuts the power at every storage call of random workloads, reopens, and compares with the model
     Crash(crash::Arguments),
-    /// Measures: `families` is writers of several families beside the bare disk, anything else a file in benches/benches
+    /// Measures: `commits` is small ones and `families` writers of large ones, beside the bare disk; else a file in benches/benches
     Bench(bench::Arguments),
     /// Shows what a database file holds, or one of its pages, for people; writes nothing
     Dump(dump::Arguments),

@@ -1,16 +1,13 @@
 //! The yardstick: the same bytes in the same units, written and synced by the same threads, into a file that
 //! grows the way the engine's does. No database could be faster with these calls.
 
-use crate::{
-    engine::settle,
-    measure::{Measured, race},
-    workload::Job,
-};
+use crate::{measure::Measured, workload::Job};
 use anyhow::{Context, ensure};
 use rustix::{
     fs::{FallocateFlags, fallocate, fdatasync},
     io::pwritev,
 };
+use spinney_bench_harness::{race, settle};
 use std::{
     fs::{self, File, OpenOptions},
     io::IoSlice,
@@ -65,21 +62,22 @@ pub(crate) fn run(folder: &Path, job: &Job<'_>, bytes: u64) -> anyhow::Result<Me
     let bare = Bare { file, ends: Mutex::new((0, 0)) };
     settle(folder)?;
     let pages = bytes.div_ceil(PAGE_BYTES as u64);
-    let (elapsed, done) = race(job, |writer| write(&bare, writer, job, pages))?;
+    let (elapsed, done) = race(job.writers, |writer| write(&bare, writer, job, pages))?;
     verify(&bare.file, job, pages, &done).context("the bare file")?;
 
     let records = job.records_of_writer() * u64::from(job.writers);
     let mut measured = Measured { elapsed, records, file_bytes: bare.file.metadata()?.len(), ..Measured::default() };
-    measured.syncs = job.transactions_total();
-    measured.bytes_written = job.transactions_total() * pages * PAGE_BYTES as u64;
-    measured.image_pages = job.transactions_total() * pages;
+    let counts = &mut measured.counts;
+    counts.syncs = job.transactions_total();
+    counts.bytes_written = job.transactions_total() * pages * PAGE_BYTES as u64;
+    counts.image_pages = job.transactions_total() * pages;
     for done in done {
-        measured.write_calls += done.calls;
-        measured.in_write += done.in_write;
-        measured.in_sync += done.in_sync;
+        counts.write_calls += done.calls;
+        counts.in_write += done.in_write;
+        counts.in_sync += done.in_sync;
         measured.latencies.extend(done.latencies);
     }
-    measured.image_calls = measured.write_calls;
+    counts.image_calls = counts.write_calls;
     fs::remove_file(&path)?;
     Ok(measured)
 }

@@ -4,13 +4,10 @@
 //! were: thousands at once when keys come in order, one here and one there when they come at random. If runs became
 //! short there, every promise about writing in one call would be one about fresh files.
 
-use crate::{
-    measure::{race, ratio},
-    report::{table, thousands},
-    workload::{Job, RECORDS, Values},
-};
+use crate::workload::{Job, RECORDS, Values};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{Database, FlushStats, Options};
+use spinney_bench_harness::{race, ratio, table, thousands};
 use std::{fs, path::Path};
 
 /// Transactions that all writers together need to write the data once: 100 MB.
@@ -63,7 +60,9 @@ fn overwrite(folder: &Path, job: &Job<'_>, order: Order) -> anyhow::Result<(Vec<
     let mut rounds = Vec::new();
     for round in 0..=ROUNDS {
         let before = db.stats()?.file.images;
-        race(job, |writer| write_all(&db, writer, round, job, if round == 0 { Order::Ascending } else { order }))?;
+        race(job.writers, |writer| {
+            write_all(&db, writer, round, job, if round == 0 { Order::Ascending } else { order })
+        })?;
         rounds.push(db.stats()?.file.images.since(&before));
     }
     db.close()?;

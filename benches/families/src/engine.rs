@@ -1,14 +1,11 @@
 //! Spinney, in its variants: writes, then reopens and compares.
 
-use crate::{
-    measure::{Measured, race},
-    workload::Job,
-};
+use crate::{measure::Measured, workload::Job};
 use anyhow::{Context, ensure};
-use rustix::fs::syncfs;
-use spinney::{Database, Family, FileStats, HistogramSnapshot, Options, Tuning};
+use spinney::{Database, Family, FileStats, Options, Tuning};
+use spinney_bench_harness::{Counts, race, settle};
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -71,11 +68,11 @@ pub(crate) fn run(variant: Variant, folder: &Path, job: &Job<'_>) -> anyhow::Res
     settle(folder)?;
 
     let family_of = |writer: u32| &stores[writer as usize / together].families[writer as usize % together].1;
-    let (elapsed, latencies) = race(job, |writer| write(family_of(writer), writer, job))?;
+    let (elapsed, latencies) = race(job.writers, |writer| write(family_of(writer), writer, job))?;
     let records = job.records_of_writer() * u64::from(job.writers);
     let mut measured = Measured { elapsed, records, latencies: latencies.concat(), ..Measured::default() };
     for store in stores {
-        add(&mut measured, &store.before, &store.db.stats()?.file);
+        measured.counts += Counts::between(&store.before, &store.db.stats()?.file);
         drop(store.families);
         store.db.close()?;
         measured.file_bytes += fs::metadata(&store.path)?.len();
@@ -114,20 +111,6 @@ fn write(family: &Family, writer: u32, job: &Job<'_>) -> anyhow::Result<Vec<Dura
     Ok(latencies)
 }
 
-/// Adds what a file did since `before`.
-fn add(measured: &mut Measured, before: &FileStats, after: &FileStats) {
-    let since = |after: &HistogramSnapshot, before: &HistogramSnapshot| after.total() - before.total();
-    let images = after.images.since(&before.images);
-    measured.image_pages += images.pages;
-    measured.image_calls += images.calls;
-    measured.write_calls += after.io.writes - before.io.writes;
-    measured.bytes_written += after.io.written_bytes - before.io.written_bytes;
-    measured.syncs += after.io.syncs + after.io.synced_writes - before.io.syncs - before.io.synced_writes;
-    measured.in_write += since(&after.write_time, &before.write_time);
-    measured.in_sync += since(&after.sync_time, &before.sync_time);
-    measured.in_log += since(&after.log_wait, &before.log_wait);
-}
-
 /// Every record is counted, and one of 97 compared.
 fn verify(path: &Path, writers: &[u32], job: &Job<'_>) -> anyhow::Result<()> {
     let db = Options::new().create_missing(false).open(path)?;
@@ -145,9 +128,4 @@ fn verify(path: &Path, writers: &[u32], job: &Job<'_>) -> anyhow::Result<()> {
     }
     drop(snapshot);
     Ok(db.close()?)
-}
-
-/// Lets the file system finish what earlier variants left, such as the blocks of removed files.
-pub(crate) fn settle(folder: &Path) -> anyhow::Result<()> {
-    Ok(syncfs(File::open(folder)?)?)
 }

@@ -16,110 +16,64 @@ mod bare; // the yardstick
 mod churn; // how long runs stay while data is overwritten
 mod engine; // Spinney, in its variants
 mod measure; // what one run of one variant gives
-mod plot; // a picture
-mod report; // tables
+mod report; // tables, and a picture
 mod workload; // keys and values
 
-use crate::{
-    engine::Variant,
-    measure::{Measured, Outcome},
-    workload::Values,
-};
-use anyhow::Context;
+use crate::{engine::Variant, measure::Measurements, workload::Values};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 /// Writers of several families of one file, measured
 #[derive(Parser)]
 #[command(name = "cargo xtask bench families")]
 struct Arguments {
-    /// How many times everything is measured
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    #[command(flatten)]
+    program: spinney_bench_harness::Arguments,
     /// Numbers of writers
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8], value_parser = clap::value_parser!(u32).range(1..=64))]
     writers: Vec<u32>,
     /// Durable transactions of each writer
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     transactions: u32,
-    /// Where the files are written, on the disk to be measured [default: below the folder of the results]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Where the results are written
-    #[arg(long, default_value = "target")]
-    out: PathBuf,
     /// Instead: how long runs of pages are on a fresh file, and after ten times the data has been overwritten
     #[arg(long)]
     churn: bool,
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let home = arguments.dir.clone().unwrap_or_else(|| arguments.out.join("bench-families"));
-    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-    let folder = tempfile::tempdir_in(&home).with_context(|| format!("cannot write in {}", home.display()))?;
+    let mut arguments = Arguments::parse();
+    arguments.writers.sort_unstable();
+    arguments.writers.dedup();
+    let program = &arguments.program;
+    let folder = program.folder("bench-families")?;
     let values = Values::new();
     if arguments.churn {
-        let table = churn::run(folder.path(), &values)?;
-        return show(&arguments.out, "bench-families-churn.md", &table);
+        return program.show("bench-families-churn.md", &churn::run(folder.path(), &values)?);
     }
     let outcomes = compare(&arguments, folder.path(), &values)?;
-    show(&arguments.out, "bench-families.md", &report::markdown(&outcomes, arguments.transactions))?;
-    let picture = arguments.out.join("bench-families.svg");
-    fs::write(&picture, plot::svg(&outcomes)).with_context(|| format!("cannot write {}", picture.display()))?;
-    eprintln!("plot: {}", picture.display());
-    Ok(())
+    program.show("bench-families.md", &report::markdown(&outcomes, arguments.transactions))?;
+    program.keep("plot", "bench-families.svg", &report::picture(&outcomes))
 }
 
 /// Measures every variant with every number of writers, as often as asked.
-fn compare(arguments: &Arguments, folder: &Path, values: &Values) -> anyhow::Result<Vec<Outcome>> {
-    let mut writers = arguments.writers.clone();
-    writers.sort_unstable();
-    writers.dedup();
-    let steps = u64::from(arguments.runs) * writers.len() as u64 * Variant::ALL.len() as u64;
-    let bar = progress(steps);
-    let mut outcomes = Vec::new();
-    let mut order = Variant::ALL;
-    let mut bytes_per_transaction = BTreeMap::new();
-    for run in 1..=arguments.runs {
-        for &writers in &writers {
-            for variant in order {
-                bar.set_message(format!("run {run}: {writers} writers, {}", variant.name()));
-                let job = workload::Job { writers, transactions: arguments.transactions, values };
-                let measured: Measured = match variant {
-                    Variant::Bare => bare::run(folder, &job, bytes_per_transaction.get(&writers).copied().unwrap_or(0)),
-                    _ => engine::run(variant, folder, &job),
-                }
-                .with_context(|| format!("{writers} writers, {}", variant.name()))?;
-                if variant == Variant::Spinney {
-                    bytes_per_transaction.insert(writers, measured.bytes_written / job.transactions_total());
-                }
-                outcomes.push(Outcome { run, writers, variant, measured });
-                bar.inc(1);
-            }
-        }
+fn compare(arguments: &Arguments, folder: &Path, values: &Values) -> anyhow::Result<Measurements> {
+    let cases = |run: u32| {
+        let mut order = Variant::ALL;
         // Nobody is always the one after the removal of the largest files.
-        order.rotate_left(1);
-    }
-    bar.finish_and_clear();
-    Ok(outcomes)
-}
-
-/// A bar for so many steps; silent where nobody looks.
-fn progress(steps: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
-    ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-fn show(out: &Path, name: &str, text: &str) -> anyhow::Result<()> {
-    let path = out.join(name);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{text}");
-    eprintln!("table: {}", path.display());
-    Ok(())
+        order.rotate_left(run as usize % Variant::ALL.len());
+        arguments.writers.iter().flat_map(|&writers| order.map(|variant| (writers, variant))).collect()
+    };
+    let name = |(writers, variant): (u32, Variant)| format!("{writers} writers, {}", variant.name());
+    let mut bytes_per_transaction = BTreeMap::new();
+    Measurements::measure(arguments.program.runs, cases, name, |(writers, variant)| {
+        let job = workload::Job { writers, transactions: arguments.transactions, values };
+        if variant == Variant::Bare {
+            return bare::run(folder, &job, bytes_per_transaction.get(&writers).copied().unwrap_or(0));
+        }
+        let measured = engine::run(variant, folder, &job)?;
+        if variant == Variant::Spinney {
+            bytes_per_transaction.insert(writers, measured.counts.bytes_written / job.transactions_total());
+        }
+        Ok(measured)
+    })
 }

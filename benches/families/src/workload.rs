@@ -1,6 +1,6 @@
 //! What is written: keys in order, values that no disk can make smaller.
 
-use rand::{RngCore, SeedableRng, rngs::SmallRng};
+use spinney_bench_harness::Pool;
 
 /// Records of one transaction.
 pub(crate) const RECORDS: u32 = 1000;
@@ -9,31 +9,24 @@ pub(crate) const VALUE_BYTES: usize = 1024;
 /// Random bytes that values are cut from: beyond any cache, far below the memory of eight writers' values.
 const POOL_BYTES: usize = 32 << 20;
 
-/// Every value of every writer, made before anything is timed. A value follows from writer and record alone, so that
-/// what was stored can be compared without keeping it.
+/// Every value of every writer. A value follows from writer and record alone.
 pub(crate) struct Values {
-    pool: Vec<u8>,
+    pool: Pool,
 }
 
 impl Values {
     pub(crate) fn new() -> Self {
-        let mut pool = vec![0; POOL_BYTES];
-        SmallRng::seed_from_u64(1).fill_bytes(&mut pool);
-        Self { pool }
+        Self { pool: Pool::new(POOL_BYTES) }
     }
 
     /// The value of a record; `version` grows when it is overwritten.
     pub(crate) fn of(&self, writer: u32, record: u64, version: u32) -> &[u8] {
-        let mixed = (record ^ u64::from(writer) << 40 ^ u64::from(version) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let start = usize::try_from(mixed >> 32).unwrap_or(0) % (POOL_BYTES - VALUE_BYTES);
-        &self.pool[start..start + VALUE_BYTES]
+        self.pool.cut(record ^ u64::from(writer) << 40 ^ u64::from(version) << 48, VALUE_BYTES)
     }
 
     /// One page of random bytes.
     pub(crate) fn page(&self, writer: u32, page: u64, bytes: usize) -> &[u8] {
-        let start = (self.of(writer, page, 0).as_ptr() as usize) - (self.pool.as_ptr() as usize);
-        let start = start.min(POOL_BYTES - bytes);
-        &self.pool[start..start + bytes]
+        self.pool.cut(page ^ u64::from(writer) << 40, bytes)
     }
 }
 

@@ -1,11 +1,7 @@
-//! Operations per second by number of writers, as an SVG: a line through the medians of each variant, a dot for
-//! every run. Written by hand: it is a hundred lines, and a plotting crate brings along more than this package has.
+//! Something per second by number of writers, as an SVG: a line through the medians of each series, a dot for
+//! every run. Written by hand: it is a hundred lines, and a plotting crate brings along more than these packages have.
 
-use crate::{
-    engine::Variant,
-    measure::{Outcome, median},
-    report::{cases, of, thousands},
-};
+use crate::{numbers::median, table::thousands};
 use std::{fmt::Write, iter};
 
 const WIDTH: f64 = 860.0;
@@ -16,21 +12,22 @@ const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
 
 /// Distinguishable without colour vision (Okabe & Ito, 2008), and by their dashes in print.
-fn look(variant: Variant) -> (&'static str, &'static str) {
-    match variant {
-        Variant::Spinney => ("#0072b2", ""),
-        Variant::MergingOff => ("#e69f00", "6 3"),
-        Variant::MergingAndArenasOff => ("#d55e00", "2 3"),
-        Variant::SeparateFiles => ("#009e73", "9 3 2 3"),
-        Variant::Bare => ("#777777", "1 2"),
-    }
+const LOOKS: [(&str, &str); 5] =
+    [("#0072b2", ""), ("#e69f00", "6 3"), ("#d55e00", "2 3"), ("#009e73", "9 3 2 3"), ("#777777", "1 2")];
+
+/// A line of the picture.
+pub struct Series {
+    /// In the legend.
+    pub name: String,
+    /// For each number of writers the measurements of every run. All series have the same numbers.
+    pub points: Vec<(u32, Vec<f64>)>,
 }
 
-/// The whole picture.
-pub(crate) fn svg(outcomes: &[Outcome]) -> String {
-    let mut writers: Vec<u32> = cases(outcomes).iter().map(|case| case.0).collect();
-    writers.dedup();
-    let most = outcomes.iter().map(|outcome| outcome.measured.ops_per_second()).fold(1.0, f64::max);
+/// The whole picture of up to five series.
+pub fn svg(title: &str, below: &str, all: &[Series]) -> String {
+    let writers: Vec<u32> =
+        all.first().into_iter().flat_map(|series| &series.points).map(|(writers, _)| *writers).collect();
+    let most = all.iter().flat_map(|series| &series.points).flat_map(|(_, ops)| ops).copied().fold(1.0, f64::max);
     let step = tick(most);
     let top = (most / step).ceil() * step;
     let x = |writers_index: usize| {
@@ -42,7 +39,7 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">Durable records per second, by number of writers</text>\n"
+         <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">{title}</text>\n"
     );
     for ops in iter::successors(Some(0.0), |ops| Some(ops + step)).take_while(|&ops| ops < top + step / 2.0) {
         let (at, label, right) = (y(ops), thousands(ops), WIDTH - RIGHT);
@@ -50,21 +47,19 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
         let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", LEFT - 8.0, at + 4.0);
     }
     for (index, count) in writers.iter().enumerate() {
-        let (at, below) = (x(index), HEIGHT - BOTTOM + 20.0);
-        let _ = writeln!(out, "<text x=\"{at:.1}\" y=\"{below}\" text-anchor=\"middle\">{count}</text>");
+        let (at, under) = (x(index), HEIGHT - BOTTOM + 20.0);
+        let _ = writeln!(out, "<text x=\"{at:.1}\" y=\"{under}\" text-anchor=\"middle\">{count}</text>");
     }
-    let (middle, below) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 16.0);
-    let _ =
-        writeln!(out, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">writers, each its own family</text>");
+    let (middle, under) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 16.0);
+    let _ = writeln!(out, "<text x=\"{middle}\" y=\"{under}\" text-anchor=\"middle\">{below}</text>");
 
-    for (index, variant) in Variant::ALL.into_iter().enumerate() {
-        let (color, dashes) = look(variant);
+    for (index, series) in all.iter().enumerate() {
+        let (color, dashes) = LOOKS[index % LOOKS.len()];
         let mut path = String::new();
-        for (at, &count) in writers.iter().enumerate() {
-            let ops = || of(outcomes, count, variant).map(|outcome| outcome.measured.ops_per_second());
+        for (at, (_, ops)) in series.points.iter().enumerate() {
             let command = if path.is_empty() { 'M' } else { 'L' };
-            let _ = write!(path, "{command}{:.1} {:.1}", x(at), y(median(ops())));
-            for ops in ops() {
+            let _ = write!(path, "{command}{:.1} {:.1}", x(at), y(median(ops.iter().copied())));
+            for &ops in ops {
                 let (x, y) = (x(at), y(ops));
                 let _ =
                     writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{color}\" opacity=\"0.6\"/>");
@@ -74,7 +69,7 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
         let _ = writeln!(out, "<path d=\"{path}\" {line}/>");
         let (at, legend) = (TOP + 24.0 * index as f64, WIDTH - RIGHT + 20.0);
         let _ = writeln!(out, "<path d=\"M{legend} {at}h30\" {line}/>");
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text>", legend + 38.0, at + 4.0, variant.name());
+        let _ = writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text>", legend + 38.0, at + 4.0, series.name);
     }
     out + "</svg>\n"
 }
