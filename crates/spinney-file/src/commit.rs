@@ -15,6 +15,7 @@ use crate::{
     page::PagePtr,
     part::Part,
     pipeline::{Appended, Goal, Pipeline, Prepared},
+    unwritten::Inherited,
     version::{OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
@@ -204,7 +205,7 @@ impl Engine {
             death: part.first_stamp,
             freed: std::mem::take(&mut part.freed),
             written: part.written_early.iter().collect(),
-            kind: Kind::Image { pages, spilled, inherited: Vec::new(), claims: ExtentSet::default() },
+            kind: Kind::Image { pages, spilled, inherited: Inherited::default(), claims: ExtentSet::default() },
         }
     }
 
@@ -250,7 +251,7 @@ impl Engine {
             for share in shares.iter_mut() {
                 share.inherit(self);
             }
-            let bytes = shares.iter().map(|share| share.record_bytes(self.pipeline.releases(share.owner).len()));
+            let bytes = shares.iter().map(Share::record_bytes);
             let blocks = Pipeline::blocks_for(RECORD_HEADER_BYTES + bytes.sum::<usize>());
             if self.pipeline.reserve(blocks) {
                 break blocks;
@@ -311,10 +312,10 @@ impl Engine {
             let mut runs = Vec::new();
             if synced {
                 self.flush_images(pages)?;
-                self.write_unwritten(inherited, &self.disk.counters.images)?;
+                self.write_unwritten(&mut inherited.dirty, &self.disk.counters.images)?;
             } else {
                 let own = pages.sealed.len();
-                pages.sealed.extend(self.sealed_copies(inherited));
+                pages.sealed.extend(self.sealed_copies(&inherited.dirty));
                 runs = self.flush_images(pages)?;
                 pages.sealed.truncate(own); // the others are in the cache
             }
@@ -327,14 +328,12 @@ impl Engine {
             } else {
                 runs.iter().map(|run| RunClaim { extent: run.extent, digest: run.digest }).collect()
             };
-            let mut releases = self.pipeline.releases(share.owner);
-            releases.extend(share.freed.iter().map(|f| f.extent));
             let image = ImagePart {
                 owner: share.owner,
                 stamp: share.root.stamp,
                 root: share.root.root,
                 claims,
-                releases: joined(releases),
+                releases: joined(std::mem::take(&mut inherited.releases)),
             };
             parts.push(LogPart::Image(image));
         }
@@ -406,8 +405,8 @@ pub(crate) enum Kind {
         pages: DirtyPages,
         /// Some were written before.
         spilled: bool,
-        /// Pages that earlier small commits left in the cache.
-        inherited: Vec<PagePtr>,
+        /// What earlier small commits left.
+        inherited: Inherited,
         /// All that its record claims.
         claims: ExtentSet,
     },
@@ -427,7 +426,7 @@ impl Share {
 
     fn inherited(&self) -> &[PagePtr] {
         match &self.kind {
-            Kind::Image { inherited, .. } => inherited,
+            Kind::Image { inherited, .. } => &inherited.dirty,
             Kind::Ops { .. } => &[],
         }
     }
@@ -441,11 +440,10 @@ impl Share {
     /// Rule 4: an image has all pages of the tip, also those that earlier small commits left in memory.
     fn inherit(&mut self, engine: &Engine) {
         if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
-            let (ptrs, written) = engine.pipeline.inherited(self.owner, &self.freed);
-            *claims =
-                self.written.iter().chain(written.iter()).chain(ptrs.iter().map(|p| Extent::page(p.page))).collect();
-            *spilled |= !written.is_empty();
-            *inherited = ptrs;
+            *inherited = engine.pipeline.inherited(self.owner, &self.freed);
+            let dirty = inherited.dirty.iter().map(|ptr| Extent::page(ptr.page));
+            *claims = self.written.iter().chain(inherited.written.iter()).chain(dirty).collect();
+            *spilled |= !inherited.written.is_empty();
         }
     }
 
@@ -468,10 +466,10 @@ impl Share {
         }
     }
 
-    /// What its part of the record takes at most; `releases` are those of earlier commits.
-    fn record_bytes(&self, releases: usize) -> usize {
+    /// What its part of the record takes at most.
+    fn record_bytes(&self) -> usize {
         match &self.kind {
-            Kind::Image { claims, .. } => ImagePart::encoded_bytes(claims.runs(), self.freed.len() + releases),
+            Kind::Image { claims, inherited, .. } => ImagePart::encoded_bytes(claims.runs(), inherited.releases.len()),
             Kind::Ops { effects, .. } => OpsPart::encoded_bytes(effects.len()),
         }
     }

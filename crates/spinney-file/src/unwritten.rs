@@ -29,6 +29,10 @@ impl Born {
             || !self.written.is_empty() && self.written.remove(extent)
     }
 
+    fn contains(&self, extent: Extent) -> bool {
+        (extent.pages == 1 && self.dirty.contains_key(&extent.start)) || self.written.contains(extent.start)
+    }
+
     fn pages(&self) -> u64 {
         self.dirty.len() as u64 + self.written.pages()
     }
@@ -44,6 +48,17 @@ impl Born {
             self.written.insert(Extent::page(ptr.page));
         }
     }
+}
+
+/// What an image takes over from the small commits before it.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    /// Pages to write.
+    pub(crate) dirty: Vec<PagePtr>,
+    /// Pages to claim though they were written before.
+    pub(crate) written: ExtentSet,
+    /// What older images and the checkpoint reach and the tip does not; of the image itself, too.
+    pub(crate) releases: Vec<Extent>,
 }
 
 /// One owner's pages since its *base*: the newer of its last image and the newest checkpoint.
@@ -87,8 +102,8 @@ impl Unwritten {
         self.fresh.pages() + self.noted.pages()
     }
 
-    /// What an image that frees `freed` has to write, and what it claims though it was written before.
-    pub(crate) fn inherited(&self, freed: &[Freed]) -> (Vec<PagePtr>, ExtentSet) {
+    /// What an image that frees `freed` inherits.
+    pub(crate) fn inherited(&self, freed: &[Freed]) -> Inherited {
         let mut rest: FxHashMap<PageNo, Stamp> = FxHashMap::default();
         let mut written = ExtentSet::default();
         for born in [&self.fresh, &self.noted] {
@@ -99,12 +114,12 @@ impl Unwritten {
             rest.remove(&extent.start);
             written.subtract(*extent);
         }
-        (rest.into_iter().map(|(page, stamp)| PagePtr { page, stamp }).collect(), written)
-    }
-
-    /// What older images and the checkpoint reach and the tip does not.
-    pub(crate) fn releases(&self) -> &[Extent] {
-        &self.releases
+        let older = freed.iter().map(|f| f.extent).filter(|&extent| !self.fresh.contains(extent));
+        Inherited {
+            dirty: rest.into_iter().map(|(page, stamp)| PagePtr { page, stamp }).collect(),
+            written,
+            releases: self.releases.iter().copied().chain(older).collect(),
+        }
     }
 
     /// Pages that the allocator learns of now.

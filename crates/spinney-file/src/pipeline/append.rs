@@ -8,11 +8,11 @@ use crate::{
     options::{FileOptions, Sabotage},
     owners::OwnerTable,
     page::PagePtr,
-    unwritten::Unwritten,
+    unwritten::{Inherited, Unwritten},
     version::{Version, leaf_of},
 };
 use parking_lot::MutexGuard;
-use spinney_alloc::{Delta, Extent, ExtentSet, Freed, Owner, PageNo, Seq, Stamp};
+use spinney_alloc::{Delta, Freed, Owner, PageNo, Seq, Stamp};
 use std::sync::{Arc, atomic::Ordering};
 
 /// Whoever appends beyond this writes the queue, so that memory stays bounded.
@@ -265,14 +265,12 @@ impl Pipeline {
         self.append.lock().unwritten.now.get(&owner).map_or(0, Unwritten::pages)
     }
 
-    /// What an image of `owner` that frees `freed` has to write, and what it claims though it was written before.
-    pub(crate) fn inherited(&self, owner: Owner, freed: &[Freed]) -> (Vec<PagePtr>, ExtentSet) {
-        self.append.lock().unwritten.now.get(&owner).map_or_else(Default::default, |u| u.inherited(freed))
-    }
-
-    /// What commits of `owner` since its base freed of older pages.
-    pub(crate) fn releases(&self, owner: Owner) -> Vec<Extent> {
-        self.append.lock().unwritten.now.get(&owner).map_or_else(Vec::new, |u| u.releases().to_vec())
+    /// What an image of `owner` that frees `freed` takes over from the small commits before it.
+    pub(crate) fn inherited(&self, owner: Owner, freed: &[Freed]) -> Inherited {
+        match self.append.lock().unwritten.now.get(&owner) {
+            Some(unwritten) => unwritten.inherited(freed),
+            None => Inherited { releases: freed.iter().map(|f| f.extent).collect(), ..Inherited::default() },
+        }
     }
 
     /// Superseded pages that a snapshot keeps in memory are written with the others; returns the round after which they are.
