@@ -48,6 +48,8 @@ mod maintenance; // the background thread
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
+mod sync; // what `waiting` is made of; loom has its own
+mod waiting; // one leads, and wakes whom it has served
 
 // and the handles.
 

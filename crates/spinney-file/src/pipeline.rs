@@ -18,9 +18,10 @@ use crate::{
     options::{FileOptions, Sabotage},
     owners::OwnerTable,
     version::{OwnerRoot, Version, leaf_of},
+    waiting::{Failed, Progress, Waiting},
 };
 use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use spinney_alloc::{Delta, Owner, Seq};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -152,8 +153,7 @@ pub(crate) struct Pipeline {
     append: Mutex<Append>,
     log: Mutex<LogWriter>,
     room: Mutex<LogRoom>,
-    leading: Mutex<bool>,
-    led: Condvar,
+    waiting: Waiting<(Seq, Goal)>,
     newest: ArcSwap<Version>,
     visible: ArcSwap<Version>,
     appended: AtomicU64,
@@ -214,8 +214,7 @@ impl Pipeline {
                 cut: Some(CutPosition { seq: version.seq, block: start.head, chain: start.chain }),
                 buffer: Vec::new(),
             }),
-            leading: Mutex::new(false),
-            led: Condvar::new(),
+            waiting: Waiting::new(),
             newest: ArcSwap::new(Arc::clone(&version)),
             visible: ArcSwap::new(version),
             appended: AtomicU64::new(seq),
@@ -272,10 +271,8 @@ impl Pipeline {
 
     /// Rule 9: nothing more is accepted, and everybody who waits is told.
     pub(crate) fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
-        // Passing through the waiters' lock, so that none is between checking and sleeping.
-        drop(self.leading.lock());
-        self.led.notify_all();
+        self.fail();
+        self.waiting.wake_reached(self);
     }
 
     /// Pages freed by commits since the last checkpoint began.
@@ -377,7 +374,12 @@ impl Pipeline {
         if options.broken(Sabotage::ShowsUndurable) {
             append.pending.iter_mut().for_each(|p| p.immediate = false);
         }
-        self.advance_visible(&mut append, self.durable());
+        let shown = self.advance_visible(&mut append, self.durable());
+        drop(append);
+        if shown > 1 {
+            // Others' commits too, and they may be waiting for it.
+            self.waiting.wake_reached(self);
+        }
         Ok(seq)
     }
 
@@ -461,12 +463,14 @@ impl Pipeline {
         Seq(seq)
     }
 
-    /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it.
-    fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) {
+    /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it. Returns how many commits it shows that
+    /// were not shown before.
+    fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) -> usize {
         if self.is_poisoned() {
-            return;
+            return 0;
         }
         let mut newest = None;
+        let pending_before = append.pending.len();
         while append.pending.front().is_some_and(|p| p.version.seq <= durable || !p.immediate) {
             newest = append.pending.pop_front();
         }
@@ -476,17 +480,10 @@ impl Pipeline {
             self.visible.store(version);
             self.visible_seq.store(seq, Ordering::Release);
         }
+        pending_before - append.pending.len()
     }
 
     // ---- leader and followers (rules 7 to 9) ----
-
-    fn reached(&self, seq: Seq, goal: Goal) -> bool {
-        match goal {
-            Goal::Visible => self.visible_seq() >= seq,
-            Goal::Written => self.visible_seq() >= seq && self.written.load(Ordering::Acquire) >= seq.0,
-            Goal::Durable => self.durable() >= seq,
-        }
-    }
 
     /// Waits until `seq` has reached `goal`, leading if nobody else does.
     ///
@@ -494,34 +491,13 @@ impl Pipeline {
     /// [`FileError::CommitOutcomeUnknown`] when the log was poisoned before that.
     pub(crate) fn wait(&self, disk: &Disk, options: &FileOptions, seq: Seq, goal: Goal) -> Result<(), FileError> {
         let begun = Instant::now();
-        let done = loop {
-            if self.reached(seq, goal) {
-                break Ok(());
-            }
-            let mut leading = self.leading.lock();
-            if self.reached(seq, goal) {
-                break Ok(());
-            }
-            if self.is_poisoned() {
-                break Err(FileError::CommitOutcomeUnknown { seq });
-            }
-            if *leading {
-                self.led.wait(&mut leading);
-                continue;
-            }
-            *leading = true;
-            drop(leading);
-            let turn = Turn { pipeline: self };
+        let done = self.waiting.wait(self, (seq, goal), || {
             // Another Immediate commit may be what keeps `seq` from being visible: then durability is what helps.
             let durable = goal == Goal::Durable || self.written.load(Ordering::Acquire) >= seq.0;
-            let led = self.lead(disk, options, durable);
-            if led.is_err() {
-                self.poison();
-            }
-            drop(turn);
-        };
+            self.lead(disk, options, durable)
+        });
         disk.counters.latencies.log_wait.record(begun.elapsed());
-        done
+        done.map_err(|Failed| FileError::CommitOutcomeUnknown { seq })
     }
 
     /// Writes what is queued, as one group or several, and syncs it if asked or if an Immediate commit is in it.
@@ -660,18 +636,23 @@ impl Pipeline {
     }
 }
 
-/// Ends a leader's turn, also when it panics, so that no follower waits for ever.
-struct Turn<'a> {
-    pipeline: &'a Pipeline,
-}
+impl Progress for Pipeline {
+    type Goal = (Seq, Goal);
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.pipeline.poison();
+    fn reached(&self, (seq, goal): (Seq, Goal)) -> bool {
+        match goal {
+            Goal::Visible => self.visible_seq() >= seq,
+            Goal::Written => self.visible_seq() >= seq && self.written.load(Ordering::Acquire) >= seq.0,
+            Goal::Durable => self.durable() >= seq,
         }
-        *self.pipeline.leading.lock() = false;
-        self.pipeline.led.notify_all();
+    }
+
+    fn failed(&self) -> bool {
+        self.is_poisoned()
+    }
+
+    fn fail(&self) {
+        self.poisoned.store(true, Ordering::Release);
     }
 }
 
