@@ -49,7 +49,9 @@ mod maintenance; // the background thread
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
+mod sync; // what `waiting` is made of; loom has its own
 mod unwritten; // what small commits leave in memory
+mod waiting; // one leads, and wakes whom it has served
 mod writeout; // and how it gets to the disk
 
 // and the handles.

@@ -23,9 +23,10 @@ use crate::{
     page::PagePtr,
     unwritten::{Unwritten, UnwrittenPages},
     version::{OwnerRoot, Version, leaf_of},
+    waiting::{Failed, Progress, Waiting},
 };
 use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use spinney_alloc::{Delta, Owner, PageNo, Seq};
 use std::{
@@ -208,8 +209,7 @@ pub(crate) struct Pipeline {
     append: Mutex<Append>,
     log: Mutex<LogWriter>,
     rounds_finished: AtomicU64,
-    leading: Mutex<bool>,
-    led: Condvar,
+    waiting: Waiting<(Seq, Goal)>,
     newest: ArcSwap<Version>,
     visible: ArcSwap<Version>,
     appended: AtomicU64,
@@ -271,8 +271,7 @@ impl Pipeline {
                 unsynced_bytes: 0,
                 cut: None,
             }),
-            leading: Mutex::new(false),
-            led: Condvar::new(),
+            waiting: Waiting::new(),
             newest: ArcSwap::new(Arc::clone(&version)),
             visible: ArcSwap::new(version),
             appended: AtomicU64::new(seq),
@@ -330,10 +329,8 @@ impl Pipeline {
 
     /// Rule 9: nothing more is accepted, and everybody who waits is told.
     pub(crate) fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
-        // Passing through the waiters' lock, so that none is between checking and sleeping.
-        drop(self.leading.lock());
-        self.led.notify_all();
+        self.fail();
+        self.waiting.wake_reached(self);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -382,7 +379,29 @@ impl Pipeline {
 
     // ---- leader and followers (rules 7 to 9) ----
 
-    fn reached(&self, seq: Seq, goal: Goal) -> bool {
+    /// Waits until `seq` has reached `goal`, leading if nobody else does.
+    ///
+    /// # Errors
+    /// [`FileError::CommitOutcomeUnknown`] when the log was poisoned before that.
+    pub(crate) fn wait(&self, disk: &Disk, options: &FileOptions, seq: Seq, goal: Goal) -> Result<(), FileError> {
+        if self.reached((seq, goal)) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let done = self.waiting.wait(self, (seq, goal), || {
+            // Another Immediate commit may be what keeps `seq` from being visible: then durability is what helps.
+            let durable = goal == Goal::Durable || self.written.load(Ordering::Acquire) >= seq.0;
+            self.lead(disk, options, durable)
+        });
+        disk.counters.latencies.log_wait.record(begun.elapsed());
+        done.map_err(|Failed| FileError::CommitOutcomeUnknown { seq })
+    }
+}
+
+impl Progress for Pipeline {
+    type Goal = (Seq, Goal);
+
+    fn reached(&self, (seq, goal): (Seq, Goal)) -> bool {
         match goal {
             Goal::Visible => self.visible_seq() >= seq,
             Goal::Written => self.visible_seq() >= seq && self.written.load(Ordering::Acquire) >= seq.0,
@@ -390,55 +409,12 @@ impl Pipeline {
         }
     }
 
-    /// Waits until `seq` has reached `goal`, leading if nobody else does.
-    ///
-    /// # Errors
-    /// [`FileError::CommitOutcomeUnknown`] when the log was poisoned before that.
-    pub(crate) fn wait(&self, disk: &Disk, options: &FileOptions, seq: Seq, goal: Goal) -> Result<(), FileError> {
-        let begun = Instant::now();
-        let done = loop {
-            if self.reached(seq, goal) {
-                break Ok(());
-            }
-            let mut leading = self.leading.lock();
-            if self.reached(seq, goal) {
-                break Ok(());
-            }
-            if self.is_poisoned() {
-                break Err(FileError::CommitOutcomeUnknown { seq });
-            }
-            if *leading {
-                self.led.wait(&mut leading);
-                continue;
-            }
-            *leading = true;
-            drop(leading);
-            let turn = Turn { pipeline: self };
-            // Another Immediate commit may be what keeps `seq` from being visible: then durability is what helps.
-            let durable = goal == Goal::Durable || self.written.load(Ordering::Acquire) >= seq.0;
-            let led = self.lead(disk, options, durable);
-            if led.is_err() {
-                self.poison();
-            }
-            drop(turn);
-        };
-        disk.counters.latencies.log_wait.record(begun.elapsed());
-        done
+    fn failed(&self) -> bool {
+        self.is_poisoned()
     }
-}
 
-/// Ends a leader's turn, also when it panics, so that no follower waits for ever.
-struct Turn<'a> {
-    pipeline: &'a Pipeline,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.pipeline.poison();
-        }
-        *self.pipeline.leading.lock() = false;
-        self.pipeline.led.notify_all();
+    fn fail(&self) {
+        self.poisoned.store(true, Ordering::Release);
     }
 }
 

@@ -118,8 +118,13 @@ impl Pipeline {
         if options.broken(Sabotage::ShowsUndurable) {
             append.pending.iter_mut().for_each(|p| p.immediate = false);
         }
-        self.advance_visible(&mut append, self.durable());
+        let shown = self.advance_visible(&mut append, self.durable());
         let (room, round) = (append.room, append.unwritten.round());
+        drop(append);
+        if shown > 1 {
+            // Others' commits too, and they may be waiting for it.
+            self.waiting.wake_reached(self);
+        }
         let part = (room.blocks / WORK_PARTS).max(1);
         Ok(Some(Appended {
             seq,
@@ -241,12 +246,14 @@ impl Pipeline {
         Seq(seq)
     }
 
-    /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it.
-    pub(super) fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) {
+    /// Rule 8: publishes the newest version with no undurable Immediate commit at or below it. Returns how many commits it shows that
+    /// were not shown before.
+    pub(super) fn advance_visible(&self, append: &mut MutexGuard<'_, Append>, durable: Seq) -> usize {
         if self.is_poisoned() {
-            return;
+            return 0;
         }
         let mut newest = None;
+        let pending_before = append.pending.len();
         while append.pending.front().is_some_and(|p| p.version.seq <= durable || !p.immediate) {
             newest = append.pending.pop_front();
         }
@@ -256,6 +263,7 @@ impl Pipeline {
             self.visible.store(version);
             self.visible_seq.store(seq, Ordering::Release);
         }
+        pending_before - append.pending.len()
     }
 
     // ---- pages of small commits ----
