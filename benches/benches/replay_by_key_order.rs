@@ -51,7 +51,9 @@ fn effects(file: &PagedFile, keys: impl Iterator<Item = [u8; 8]>, value: &[u8], 
         let part = txn.part(OWNER).expect("begun with it");
         let mut family = FamilyTxn::new(part).expect("a family");
         let mut tree = family.family(part).into_table(TableId::DEFAULT).expect("the default table");
-        keys.iter().for_each(|key| drop(tree.insert(key, value).expect("memory has room")));
+        for key in keys {
+            tree.insert(key, value).expect("memory has room");
+        }
         family.store(part).expect("memory has room");
         commits.push(part.effects_mut().expect("not too many").clone());
     }

@@ -9,7 +9,7 @@
 
 use crate::{range::Bounds, root::TableId};
 use spinney_file::Part;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 /// The effects of one commit, as the log keeps them. No effect at all: no byte at all. Lengths and table ids are LEB128: seven
 /// bits per byte, the lowest first, bit 7 set in all but the last, never longer than needed.
@@ -349,24 +349,37 @@ impl<'a> Points<'a> {
         self.0.clear();
     }
 
-    /// Writes the finals to `out` and begins anew.
-    fn finish(&mut self, out: &mut Vec<u8>) {
+    /// Writes the finals to `out` and begins anew; says where the last one has its key there.
+    fn finish(&mut self, out: &mut Vec<u8>) -> Option<(TableId, Range<usize>)> {
+        let mut last = None;
         for &Point { table, key, value, .. } in self.finals() {
             let effect = match value {
                 Some(value) => Effect::Put { table, key, value },
                 None => Effect::Delete { table, key },
             };
             effect.encode(|pieces| pieces.iter().for_each(|piece| out.extend_from_slice(piece)));
+            last = key_at(&effect, out.len());
         }
         self.clear();
+        last
     }
+}
+
+/// Where an effect on a single key has its key, by where the effect ends.
+fn key_at(effect: &Effect<'_>, end: usize) -> Option<(TableId, Range<usize>)> {
+    let (table, key, end) = match *effect {
+        Effect::Put { table, key, value } => (table, key, end - value.len()),
+        Effect::Delete { table, key } => (table, key, end),
+        _ => return None,
+    };
+    Some((table, end - key.len()..end))
 }
 
 /// Notes a transaction's effects in its part.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// The newest effect when it is on a single key: the table, and where the key is in the part's effects.
-    last: Option<(TableId, std::ops::Range<usize>)>,
+    last: Option<(TableId, Range<usize>)>,
     /// Some effect on a single key came after one on the same key or a higher one: there may be something to shorten.
     unsorted: bool,
     /// What [`shorten`](Notes::shorten) writes to; then the effects before that.
@@ -390,6 +403,7 @@ impl Notes {
         let Some(noted) = part.effects_mut() else { return };
         if effect == Effect::DropAll {
             noted.clear(); // nothing is left of what they did
+            (self.last, self.unsorted) = (None, false);
         }
         if let (Effect::Put { table, key, .. } | Effect::Delete { table, key }, Some((last_table, last_key))) =
             (effect, &self.last)
@@ -402,12 +416,7 @@ impl Notes {
         }
         effect.encode(|pieces| part.log_effect(pieces));
         let Some(noted) = part.effects_mut() else { return };
-        self.last = match effect {
-            Effect::Put { table, key, value } => Some((table, noted.len() - value.len(), key.len())),
-            Effect::Delete { table, key } => Some((table, noted.len(), key.len())),
-            _ => None,
-        }
-        .map(|(table, end, len)| (table, end - len..end));
+        self.last = key_at(&effect, noted.len());
     }
 
     /// Leaves the final value per key, sorted, between effects of other sorts. Costs nothing when the keys came in order.
@@ -416,7 +425,7 @@ impl Notes {
             return;
         }
         self.unsorted = false;
-        let Some(noted) = part.effects_mut() else { return };
+        let Some(noted) = part.effects_mut().filter(|noted| !noted.is_empty()) else { return };
         self.buffer.clear();
         self.buffer.reserve(noted.len());
         self.buffer.push(VERSION);
@@ -427,10 +436,7 @@ impl Notes {
                 other.encode(|pieces| pieces.iter().for_each(|piece| self.buffer.extend_from_slice(piece)));
             }
         }
-        let newest =
-            points.finals().last().map(|point| (point.table, point.key.len(), point.value.map_or(0, <[u8]>::len)));
-        points.finish(&mut self.buffer);
+        self.last = points.finish(&mut self.buffer);
         std::mem::swap(noted, &mut self.buffer);
-        self.last = newest.map(|(table, key, value)| (table, noted.len() - value - key..noted.len() - value));
     }
 }

@@ -45,6 +45,8 @@ mod replay; // from effects to the same contents
 mod sweep; // many changes in key order
 mod tree_mut; // one table in a transaction
 
+#[cfg(feature = "testing")]
+pub use crate::replay::replay_in_batches;
 pub use crate::{
     check::{CheckOptions, CheckReport, TreeStats, check, stats},
     dump::dump_page,

@@ -8,8 +8,8 @@ use crate::{
 use spinney_file::{FileError, Pages as _, Part};
 use std::ops::Bound;
 
-/// So many effects on single keys are merged and applied together: a few megabytes of memory.
-const BATCH_MAX: usize = 1 << 15;
+/// So many effects on single keys are merged and applied together: 6 MiB of memory.
+const BATCH_MAX: usize = 1 << 17;
 
 /// Repeats commits of one family on a part that is as the family was before them, and leaves the new root in the part. For
 /// [`FileOptions::replay`](spinney_file::FileOptions::replay).
@@ -22,9 +22,18 @@ const BATCH_MAX: usize = 1 << 15;
 /// [`FileError::Damaged`] when the effects are none or do not fit the family (its place is unknown here, so it says 0);
 /// [`FileError::Corrupt`] when a page does not; and those of reading and allocating pages.
 pub fn replay(part: &mut Part, commits: &[&[u8]]) -> Result<(), FileError> {
+    replay_in_batches(part, commits, BATCH_MAX)
+}
+
+/// Like [`replay`], with so many effects on single keys in a batch at most.
+///
+/// # Errors
+/// As for [`replay`].
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "exported to test builds only"))]
+pub fn replay_in_batches(part: &mut Part, commits: &[&[u8]], batch_max: usize) -> Result<(), FileError> {
     part.write_pages(); // what the log has already is not logged again
     let page_bytes = part.page_bytes() as u64;
-    repeat(part, commits).map_err(|problem| match problem {
+    repeat(part, commits, batch_max).map_err(|problem| match problem {
         Problem::Effects(why) => FileError::Damaged { at: 0, why },
         Problem::Tree(error) => to_file_error(error, page_bytes),
     })
@@ -43,13 +52,13 @@ impl From<TreeError> for Problem {
     }
 }
 
-fn repeat(part: &mut Part, commits: &[&[u8]]) -> Result<(), Problem> {
+fn repeat(part: &mut Part, commits: &[&[u8]], batch_max: usize) -> Result<(), Problem> {
     let mut txn = FamilyTxn::new(part)?;
     let mut points = Points::default();
     for commit in commits {
         for effect in Effects::decode(commit).map_err(Problem::Effects)? {
             match points.gather(effect.map_err(Problem::Effects)?) {
-                Ok(()) if points.len() < BATCH_MAX => {}
+                Ok(()) if points.len() < batch_max => {}
                 Ok(()) => apply_points(&mut txn, part, &mut points)?,
                 Err(other) => {
                     apply_points(&mut txn, part, &mut points)?;

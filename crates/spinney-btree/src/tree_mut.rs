@@ -196,11 +196,9 @@ impl<'a> TreeMut<'a> {
         self.change(|edit| {
             let mut sweep = Sweep::default();
             for point in points {
+                check_limits(&limits, point.key, point.value.map_or(0, <[u8]>::len) as u64)?;
                 match point.value {
-                    Some(value) => {
-                        check_limits(&limits, point.key, value.len() as u64)?;
-                        sweep.put(edit, point.key, value)?;
-                    }
+                    Some(value) => sweep.put(edit, point.key, value)?,
                     None => sweep.delete(edit, point.key)?,
                 }
             }

@@ -8,8 +8,8 @@
 )]
 
 use spinney_btree::{
-    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Range,
-    Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check, replay,
+    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileError, FileOptions, Owner, PagedFile,
+    Part, Range, Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check, replay,
 };
 use std::collections::BTreeMap;
 
@@ -106,9 +106,14 @@ impl Bed {
 
     /// Repeats commits after which the family should be as `after`.
     pub(crate) fn replay(&mut self, commits: &[&[u8]], after: &Model) {
+        self.replay_by(after, |part| replay(part, commits));
+    }
+
+    /// The same in another manner.
+    pub(crate) fn replay_by(&mut self, after: &Model, replay: impl FnOnce(&mut Part) -> Result<(), FileError>) {
         let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
         let part = txn.part(OWNER).unwrap();
-        replay(part, commits).unwrap();
+        replay(part).unwrap();
         assert!(!part.logs_effects());
         self.pages = self.pages + part.claimed_pages() - part.released_pages();
         txn.commit(Durability::Immediate).unwrap();
