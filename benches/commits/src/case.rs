@@ -39,10 +39,9 @@ impl Workload {
         }
     }
 
-    /// All workloads run with defaults: this is the one place where an engine that can do without images gets to know that
-    /// [`BatchesAsImages`](Self::BatchesAsImages) wants nothing else.
+    /// All workloads run with defaults, but for the one that writes pages with every commit.
     pub(crate) fn tuning(self) -> Tuning {
-        Tuning::default()
+        Tuning { images_only: self == Self::BatchesAsImages, ..Tuning::default() }
     }
 
     pub(crate) fn durability(self) -> Durability {

@@ -188,6 +188,8 @@ pub enum Sabotage {
     OwnersInOneHome,
     /// 14: the superblock is always written to the same slot.
     SuperblockInOneSlot,
+    /// 17: a torn superblock stays as it is, so that a later one can complete it.
+    LeavesTornSuperblock,
     /// 19: small commits before an owner's last image are repeated as well.
     RepeatsAll,
     /// 13: a page that small commits left stays unwritten.

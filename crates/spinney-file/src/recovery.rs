@@ -59,10 +59,10 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     let len = storage.len().map_err(failed)?;
     let probe = Disk::new(Arc::clone(&storage), SLOT_BYTES);
     let superblock = match newest_superblock(&probe, len)? {
-        Found::Newest(superblock, other_is_damaged) => (superblock, other_is_damaged),
-        Found::Nothing => (creation::create(&probe, len, &options)?, false),
+        Found::Newest(superblock, other) => (superblock, other),
+        Found::Nothing => (creation::create(&probe, len, &options)?, Other::Whole),
     };
-    let (superblock, other_is_damaged) = superblock;
+    let (superblock, other) = superblock;
     let mut disk = Disk::new(storage, superblock.page_bytes as usize);
     let len = disk.storage.len().map_err(failed)?;
     let page_bytes = disk.page_bytes as u64;
@@ -70,7 +70,13 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     if len < bytes_needed {
         return Err(FileError::Truncated { bytes_needed, bytes: len });
     }
+    let other_is_damaged = other != Other::Whole && superblock.number > 0;
     let scan = Scan::run(&disk, &options, &superblock, other_is_damaged)?;
+    if other == Other::Torn && !options.read_only && !options.broken(Sabotage::LeavesTornSuperblock) {
+        // The checkpoint that wrote it never was. If the next superblock were torn over it, what arrives of that could complete
+        // it, and what it names will have been used again by then.
+        disk.write_sync(SLOT_AT[1 - superblock.slot()], &[0; SLOT_BYTES])?;
+    }
     if options.read_only {
         // What recovery would write stays in memory (rule 20).
         disk.storage = Arc::new(Overlay::new(disk.storage));
@@ -105,10 +111,18 @@ fn repeat(engine: &Arc<Engine>, scan: &Scan) -> Result<(), FileError> {
 }
 
 enum Found {
-    /// The newest valid slot, and whether the other one is neither valid nor part of an unfinished creation.
-    Newest(Superblock, bool),
+    /// The newest valid slot, and what the other one is.
+    Newest(Superblock, Other),
     /// An empty file, or a creation that was cut short.
     Nothing,
+}
+
+/// The slot that is not the newest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Whole,
+    Blank,
+    Torn,
 }
 
 fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
@@ -123,12 +137,10 @@ fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
         (Slot::Valid(a), Slot::Valid(b)) if a.file_id != b.file_id => {
             Err(FileError::Damaged { at: SLOT_AT[1], why: "the two superblocks belong to different files" })
         }
-        (Slot::Valid(a), Slot::Valid(b)) => Ok(Found::Newest(if a.number > b.number { *a } else { *b }, false)),
+        (Slot::Valid(a), Slot::Valid(b)) => Ok(Found::Newest(if a.number > b.number { *a } else { *b }, Other::Whole)),
         // Number 0 is written first, in the second slot; numbers 0 and 1 say the same.
-        (Slot::Valid(only), _) | (_, Slot::Valid(only)) => {
-            let damaged = only.number > 0;
-            Ok(Found::Newest(*only, damaged))
-        }
+        (Slot::Valid(only), Slot::Blank) | (Slot::Blank, Slot::Valid(only)) => Ok(Found::Newest(*only, Other::Blank)),
+        (Slot::Valid(only), _) | (_, Slot::Valid(only)) => Ok(Found::Newest(*only, Other::Torn)),
         (Slot::Blank, second) if creation::is_unfinished(probe, len)? => {
             drop(second);
             Ok(Found::Nothing)
