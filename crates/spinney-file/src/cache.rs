@@ -236,14 +236,19 @@ impl PageCache {
         self.remove_extent(Extent::page(page));
     }
 
-    /// Drops whatever is cached in this extent. Costs what is cached, not what the extent could hold.
+    /// Drops what is cached of pages in this extent that have been written. What is nowhere else stays: the number has been granted
+    /// to somebody else by then. Costs what is cached, not what the extent could hold.
     pub(crate) fn remove_extent(&self, extent: Extent) {
+        self.remove_if(extent, |frame| !frame.is_dirty());
+    }
+
+    fn remove_if(&self, extent: Extent, is_meant: impl Fn(&Frame) -> bool) {
         let mut pin = Pin::new();
         let mut from = extent.start.get();
         while let Some(page) = self.table.first_in(from, extent.end(), &pin).map(|frame| frame.ptr.page) {
             {
                 let mut queue = self.queue.lock();
-                if let Some(frame) = self.table.find(page, &pin) {
+                if let Some(frame) = self.table.find(page, &pin).filter(|frame| is_meant(frame)) {
                     self.take(frame, &mut queue, &pin);
                 }
             }
@@ -355,7 +360,7 @@ impl Drop for PageCache {
     fn drop(&mut self) {
         // Frame by frame, so that the table is empty when its nodes go: they would free their children one by one,
         // later, on a thread that happens to collect.
-        self.remove_extent(Extent::new(1, PageNo::MAX).expect("all page numbers"));
+        self.remove_if(Extent::new(1, PageNo::MAX).expect("all page numbers"), |_| true);
     }
 }
 

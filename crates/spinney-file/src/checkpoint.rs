@@ -17,9 +17,13 @@ use crate::{
     unwritten::Unwritten,
 };
 use parking_lot::{Mutex, MutexGuard};
-use spinney_alloc::{Extent, PageNo, Seq, Stamp};
+use rustc_hash::FxHashMap;
+use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -124,7 +128,7 @@ impl Engine {
         let saved = self.save(newest, number, &layout, grown, &mut cut);
         match saved {
             Ok((superblock, owners)) => {
-                self.finish(newest, superblock, owners, &cut);
+                self.finish(newest, superblock, owners, cut.unwritten);
                 self.anchor()?;
                 Ok(cut.seq)
             }
@@ -215,12 +219,20 @@ impl Engine {
     }
 
     /// The superblock is durable: what it no longer needs may be granted, unless a snapshot reaches it.
-    fn finish(&self, newest: &mut MutexGuard<'_, Superblock>, superblock: Superblock, owners: SavedOwners, cut: &Cut) {
+    fn finish(
+        &self,
+        newest: &mut MutexGuard<'_, Superblock>,
+        superblock: Superblock,
+        owners: SavedOwners,
+        cut: Arc<FxHashMap<Owner, Unwritten>>,
+    ) {
         #[cfg(any(test, feature = "testing"))]
-        for unwritten in cut.unwritten.values() {
+        for unwritten in cut.values() {
             let dirty = unwritten.dirty().map(|ptr| Extent::page(ptr.page));
             self.shadow.claimed(&dirty.chain(unwritten.written()).collect::<Vec<_>>());
         }
+        #[cfg(not(any(test, feature = "testing")))]
+        drop(cut);
         self.pipeline.forget_frozen();
         self.owners.finish(owners);
         self.pipeline.raise_seq_limit(superblock.seq_limit);

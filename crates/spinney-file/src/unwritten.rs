@@ -83,11 +83,14 @@ impl Unwritten {
     }
 
     /// Takes what a commit freed out of the fresh pages, leaving them in `freed`; returns the others, which wait for a checkpoint.
-    pub(crate) fn free(&mut self, freed: &mut Vec<Freed>) -> Vec<Freed> {
+    /// Of those, `unwritten` gets the ones that are in the cache only.
+    fn free(&mut self, freed: &mut Vec<Freed>, unwritten: &mut Vec<PagePtr>) -> Vec<Freed> {
         let mut older = Vec::new();
         freed.retain(|freed| {
             let is_fresh = self.fresh.remove(freed.extent);
             if !is_fresh {
+                let page = freed.extent.start;
+                unwritten.extend(self.noted.dirty.get(&page).map(|&stamp| PagePtr { page, stamp }));
                 self.noted.remove(freed.extent);
                 self.releases.push(freed.extent);
                 older.push(*freed);
@@ -133,6 +136,7 @@ impl Unwritten {
     }
 
     /// Pages that are in their place already.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn written(&self) -> impl Iterator<Item = Extent> + '_ {
         [&self.fresh, &self.noted].into_iter().flat_map(|b| b.written.iter())
     }
@@ -144,8 +148,16 @@ impl Unwritten {
     }
 
     /// The checkpoint that covered `frozen` failed: but for what was freed since, all of it is unwritten again.
-    fn take_back(&mut self, mut frozen: Self, freed: &[Extent], is_dirty: impl Fn(PagePtr) -> bool) {
+    fn take_back(
+        &mut self,
+        mut frozen: Self,
+        freed: &[Extent],
+        is_dirty: impl Fn(PagePtr) -> bool,
+        unwritten: &mut Vec<PagePtr>,
+    ) {
         for &extent in freed {
+            let stamps = [&frozen.fresh, &frozen.noted].map(|born| born.dirty.get(&extent.start).copied());
+            unwritten.extend(stamps.into_iter().flatten().map(|stamp| PagePtr { page: extent.start, stamp }));
             let _ = frozen.fresh.remove(extent) || frozen.noted.remove(extent);
         }
         for born in [frozen.fresh, frozen.noted] {
@@ -172,7 +184,7 @@ pub(crate) struct UnwrittenPages {
     /// Covered by the checkpoint in progress, and what commits freed of them since.
     frozen: Option<Arc<FxHashMap<Owner, Unwritten>>>,
     frozen_freed: FxHashMap<Owner, Vec<Extent>>,
-    /// Superseded pages in the cache only, which a snapshot still reaches: written with the others, so that they may be evicted.
+    /// Superseded pages in the cache only that somebody may still need: written with the others, so that they may be evicted.
     pub(crate) held: Vec<PagePtr>,
     /// Times pages of several commits were written together: begun and finished. Between the two no number they had is granted.
     pub(crate) rounds: (u64, u64),
@@ -184,7 +196,7 @@ impl UnwrittenPages {
         if freed.is_empty() {
             return Vec::new();
         }
-        let older = self.now.entry(owner).or_default().free(freed);
+        let older = self.now.entry(owner).or_default().free(freed, &mut self.held);
         if self.frozen.as_ref().is_some_and(|frozen| frozen.contains_key(&owner)) {
             self.frozen_freed.entry(owner).or_default().extend(older.iter().map(|f| f.extent));
         }
@@ -217,7 +229,7 @@ impl UnwrittenPages {
         let freed = std::mem::take(&mut self.frozen_freed);
         for (owner, unwritten) in frozen.unwrap_or_default() {
             let freed = freed.get(&owner).map_or(&[][..], |freed| freed);
-            self.now.entry(owner).or_default().take_back(unwritten, freed, &is_dirty);
+            self.now.entry(owner).or_default().take_back(unwritten, freed, &is_dirty, &mut self.held);
         }
     }
 
