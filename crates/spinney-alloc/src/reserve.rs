@@ -11,8 +11,10 @@ use crate::{
 };
 use std::ops::Range;
 
-/// An arena has at most this many extents.
+/// An arena has at most this many extents, or one for so many pages of it if that is more: where all runs are short, one search
+/// through the maps has to last for a while.
 const ARENA_EXTENTS_MAX: usize = 32;
+const PAGES_PER_EXTENT: u64 = 4;
 
 /// At most this many maps are looked at for the fragments of one arena.
 const REGIONS_PER_ARENA_MAX: usize = 4;
@@ -29,8 +31,8 @@ const FREE_PART_MIN: u64 = 4;
 
 impl Allocator {
     /// Reserves about `pages` pages for a transaction, in as few extents as possible: one run of
-    /// that length at the lowest address that has it; else up to 32 of the longest runs there are, which
-    /// may come to less.
+    /// that length at the lowest address that has it; else the longest runs there are, up to 32 or a quarter
+    /// of `pages`, which may come to less.
     ///
     /// Asks for growth when nothing is free; and also, as long as less than a quarter of the file is
     /// free, when those runs come to less than an eighth of `pages` or are shorter than 32 pages on
@@ -130,23 +132,24 @@ impl Allocator {
     /// The longest free runs of the few regions that may have the longest, longest first, the lowest
     /// of equals.
     fn fragments(&mut self, pages: u64) -> Result<Vec<Extent>, Need> {
+        let extents_max = extents_max(pages);
         let mut found: Vec<Extent> = Vec::new();
         let mut seen = Vec::new();
         while seen.len() < REGIONS_PER_ARENA_MAX && found.iter().map(|run| run.pages).sum::<u64>() < pages {
             // Another region is worth its search when its longest run is much longer than what it replaces.
-            let replaced = if found.len() < ARENA_EXTENTS_MAX { 0 } else { found[ARENA_EXTENTS_MAX - 1].pages };
+            let replaced = if found.len() < extents_max { 0 } else { found[extents_max - 1].pages };
             let Some(region) = self.most_promising(&seen, 2 * replaced)? else { break };
             self.region_ready(region)?;
             seen.push(region);
             let limit = self.geometry.pages_in_file(region, self.file_pages);
             let bound = self.region_bound(region);
-            let (runs, all_seen) = longest_of(self.region(region).live_map().free_runs(0, limit), bound);
+            let (runs, all_seen) = longest_of(self.region(region).live_map().free_runs(0, limit), bound, extents_max);
             if all_seen {
                 self.region_mut(region).live.longest = runs.first().map_or(0, |run| run.end - run.start);
             }
             found.extend(runs.into_iter().map(|run| self.geometry.extent(region, run)));
             found.sort_unstable_by_key(|run| (std::cmp::Reverse(run.pages), run.start));
-            found.truncate(ARENA_EXTENTS_MAX);
+            found.truncate(extents_max);
         }
         Ok(found)
     }
@@ -214,33 +217,38 @@ impl Allocator {
     }
 }
 
-/// The longest runs, longest first, the lowest of equals; as many as an arena may have. None of `runs` is
+/// How many extents an arena of `pages` pages may have.
+fn extents_max(pages: u64) -> usize {
+    usize::try_from(pages / PAGES_PER_EXTENT).map_or(ARENA_EXTENTS_MAX, |extents| extents.max(ARENA_EXTENTS_MAX))
+}
+
+/// The longest runs, longest first, the lowest of equals; `most` at most. None of `runs` is
 /// longer than `bound`: as many that are longer than half of it will do, and the search ends there. Tells
 /// whether it saw all.
-fn longest_of(runs: impl Iterator<Item = Range<u32>>, bound: u32) -> (Vec<Range<u32>>, bool) {
-    let mut longest = Vec::with_capacity(2 * ARENA_EXTENTS_MAX);
+fn longest_of(runs: impl Iterator<Item = Range<u32>>, bound: u32, most: usize) -> (Vec<Range<u32>>, bool) {
+    let mut longest = Vec::with_capacity(2 * most);
     let (mut at_least, mut good) = (0, 0);
     for run in runs {
         let pages = run.end - run.start;
         if pages > at_least {
             longest.push(run);
             good += usize::from(pages > bound / 2);
-            if good == ARENA_EXTENTS_MAX {
-                keep_longest(&mut longest);
+            if good == most {
+                keep_longest(&mut longest, most);
                 return (longest, false);
             }
-            if longest.len() == 2 * ARENA_EXTENTS_MAX {
-                at_least = keep_longest(&mut longest);
+            if longest.len() == 2 * most {
+                at_least = keep_longest(&mut longest, most);
             }
         }
     }
-    keep_longest(&mut longest);
+    keep_longest(&mut longest, most);
     (longest, true)
 }
 
 /// Sorts, and drops what an arena has no room for; returns the length of the shortest that stays.
-fn keep_longest(runs: &mut Vec<Range<u32>>) -> u32 {
+fn keep_longest(runs: &mut Vec<Range<u32>>, most: usize) -> u32 {
     runs.sort_unstable_by_key(|run| (std::cmp::Reverse(run.end - run.start), run.start));
-    runs.truncate(ARENA_EXTENTS_MAX);
+    runs.truncate(most);
     runs.last().map_or(0, |run| run.end - run.start)
 }

@@ -247,7 +247,7 @@ impl Engine {
         let limit = self.options.tuning.checkpoint_after_freed_bytes;
         self.pipeline.half_full()
             || self.unwritten_due()
-            || freed > limit && freed > self.space.map(|m| m.file_pages()) * self.disk.page_bytes as u64 / 16
+            || freed > limit && freed > self.space.map(|m| m.file_pages()) * self.disk.page_bytes as u64 / 4
     }
 
     /// Whether small commits have left so many pages in memory that a checkpoint should write them.

@@ -100,7 +100,7 @@ pub struct Tuning {
     pub log_bytes: u64,
     /// The log grows up to here, and beyond only for a single commit that needs more.
     pub log_bytes_max: u64,
-    /// A checkpoint is due when this much was freed since the last one, or a sixteenth of the file if that is more.
+    /// A checkpoint is due when this much was freed since the last one, or a quarter of the file if that is more.
     pub checkpoint_after_freed_bytes: u64,
     /// An Immediate commit with more un-synced bytes than this syncs them by itself before it is appended.
     pub sync_first_bytes: u64,
@@ -125,8 +125,8 @@ impl Default for Tuning {
             arenas: true,
             images_only: false,
             log_bytes: 64 << 10,
-            log_bytes_max: 16 << 20,
-            checkpoint_after_freed_bytes: 8 << 20,
+            log_bytes_max: 64 << 20,
+            checkpoint_after_freed_bytes: 32 << 20,
             sync_first_bytes: 4 << 20,
             sync_first_eventual_bytes: 64 << 20,
             spill_bytes: u64::MAX,

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 const ARENA_PAGES_MIN: u64 = 16;
 const ARENA_BYTES_MAX: u64 = 4 << 20;
 /// A larger rest of an arena is not left to the next writer.
-const KEPT_PAGES_MAX: u64 = 256;
+const KEPT_PAGES_MAX: u64 = 1024;
 /// The budget is charged this fraction of itself at a time, at most [`CHARGE_BYTES_MAX`].
 const CHARGE_STEPS: u64 = 256;
 const CHARGE_BYTES_MAX: u64 = 256 << 10;
