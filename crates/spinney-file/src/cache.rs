@@ -186,6 +186,7 @@ impl PageCache {
                 self.table.reserve(ptr.page, &pin, &self.budget);
                 self.table.put(frame, &pin, &self.budget).charge_dirty();
             }
+            self.make_room(0, &mut queue, &pin);
         }
         self.collect_if_due(&pin);
     }

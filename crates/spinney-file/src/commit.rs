@@ -441,6 +441,9 @@ impl Share {
     fn inherit(&mut self, engine: &Engine) {
         if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
             *inherited = engine.pipeline.inherited(self.owner, &self.freed);
+            if engine.options.broken(Sabotage::ImageForgetsUnwritten) {
+                inherited.dirty.clear();
+            }
             let dirty = inherited.dirty.iter().map(|ptr| Extent::page(ptr.page));
             *claims = self.written.iter().chain(inherited.written.iter()).chain(dirty).collect();
             *spilled |= !inherited.written.is_empty();

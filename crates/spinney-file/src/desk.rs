@@ -5,7 +5,7 @@
 //! without contiguity being eaten: fresh pages that a commit superseded wait until that commit is visible, no snapshot reaches
 //! them and no write of them is under way (rules 10 and 12), and are then the first to be taken.
 
-use crate::{engine::Engine, page::PagePtr};
+use crate::{engine::Engine, options::Sabotage, page::PagePtr};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use spinney_alloc::{Arena, Extent, Freed, Owner, Protect, Seq, Stamp};
@@ -68,6 +68,9 @@ impl Desk {
 
     /// Moves to `free` what nobody needs any more.
     fn collect(&mut self, engine: &Engine, owner: Owner, free: &mut Vec<Extent>) {
+        if engine.options.broken(Sabotage::GrantsFreshAtOnce) {
+            free.extend(self.limbo.drain(..).map(|limbo| limbo.freed.extent));
+        }
         let ended = engine.readers.ended_count();
         let visible = engine.pipeline.visible_seq();
         let rounds = engine.pipeline.rounds_finished();

@@ -188,6 +188,10 @@ pub enum Sabotage {
     OwnersInOneHome,
     /// 14: the superblock is always written to the same slot.
     SuperblockInOneSlot,
+    /// 4: an image leaves out what earlier small commits left in memory.
+    ImageForgetsUnwritten,
+    /// 10: numbers of fresh pages are granted again though a snapshot reaches them, or their commit is not visible.
+    GrantsFreshAtOnce,
     /// 17: a torn superblock stays as it is, so that a later one can complete it.
     LeavesTornSuperblock,
     /// 19: small commits before an owner's last image are repeated as well.

@@ -7,16 +7,18 @@
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{
-    Database, Durability, EnumerationLimits, Family, Image, Options, Recording, Result, SimDisk, Snapshot, Tuning,
-    WriteTransaction,
+    Database, Durability, EnumerationLimits, Family, Image, Options, Recording, Result, Sabotage, SimDisk, Snapshot,
+    Tuning, WriteTransaction,
 };
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
+    panic::{catch_unwind, set_hook, take_hook},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread::current,
     time::Instant,
 };
 
@@ -27,9 +29,10 @@ type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 const FAMILIES: [&str; 4] = ["orders", "stock", "log", "people"];
 const ACKNOWLEDGED: u64 = 1 << 32;
 /// One in so many images gets the whole oracle: usable, idempotent, a second crash.
-const DEEP_ONE_IN: u64 = 3;
+const DEEP_ONE_IN: u64 = 50;
 
-fn options(seed: u64) -> Options {
+/// Everything tiny, so that rare paths are common. Every fourth run writes pages with every commit.
+fn options(seed: u64, sabotage: Option<Sabotage>) -> Options {
     Options::new().memory_budget(64 * 4096).background(false).tuning(Tuning {
         log_bytes: 16 * 4096,
         log_bytes_max: 32 * 4096,
@@ -38,6 +41,8 @@ fn options(seed: u64) -> Options {
         sync_first_eventual_bytes: 24 * 4096,
         spill_bytes: if seed.is_multiple_of(3) { 6 * 4096 } else { u64::MAX },
         numbers_ahead: 4096,
+        images_only: seed % 4 == 3,
+        sabotage,
         ..Tuning::default()
     })
 }
@@ -71,7 +76,7 @@ fn digest_in(snapshot: &Snapshot, db: &Database) -> Result<u64> {
 }
 
 struct Run {
-    seed: u64,
+    options: Options,
     recording: Recording,
     /// Digests of the states after each commit.
     states: Vec<u64>,
@@ -242,11 +247,11 @@ impl Workload {
     }
 }
 
-fn run(seed: u64, steps: u32) -> Result<Run> {
+fn run(seed: u64, steps: u32, sabotage: Option<Sabotage>) -> Result<Run> {
     let disk = SimDisk::new();
     disk.set_seed(seed);
     disk.record();
-    let options = options(seed);
+    let options = options(seed, sabotage);
     let db = options.clone().open_storage(Arc::new(disk.clone()))?;
     let mut workload = Workload {
         rng: SmallRng::seed_from_u64(seed),
@@ -255,7 +260,7 @@ fn run(seed: u64, steps: u32) -> Result<Run> {
         world: World::new(),
         states: vec![digest_of(&World::new())],
         held: Vec::new(),
-        options,
+        options: options.clone(),
     };
     let first = workload.states.len() as u64;
     disk.mark(first);
@@ -268,7 +273,7 @@ fn run(seed: u64, steps: u32) -> Result<Run> {
     }
     workload.held.clear();
     drop(workload.db.take());
-    Ok(Run { seed, recording: disk.recording(), states: workload.states })
+    Ok(Run { options, recording: disk.recording(), states: workload.states })
 }
 
 impl Run {
@@ -296,7 +301,7 @@ impl Run {
         if deep {
             disk.record();
         }
-        let options = options(self.seed);
+        let options = &self.options;
         let db = options.clone().open_storage(Arc::new(disk.clone()))?;
         let commit = self.commit_in(&db, (acknowledged, begun), "first recovery")?;
         if !deep {
@@ -325,7 +330,7 @@ impl Run {
         assert!(report.is_sound(), "after use: {:?}", report.problems);
         drop(family);
         db.close()?;
-        let db = options.open_storage(Arc::new(disk))?;
+        let db = options.clone().open_storage(Arc::new(disk))?;
         assert_eq!(digest_in(&db.snapshot(), &db)?, before, "after closing and opening");
         Ok(nested_images)
     }
@@ -347,7 +352,7 @@ fn every_crash_leaves_a_prefix_that_holds_what_was_acknowledged() {
     while images.load(Ordering::Relaxed) < goal {
         let seed = first_seed + seeds;
         seeds += 1;
-        let run = run(seed, 40).unwrap_or_else(|error| panic!("the workload of seed {seed}: {error}"));
+        let run = run(seed, 40, None).unwrap_or_else(|error| panic!("the workload of seed {seed}: {error}"));
         let limits = EnumerationLimits { images_max: per_run, ..EnumerationLimits::PULL_REQUEST };
         std::thread::scope(|scope| {
             for thread in 0..threads {
@@ -385,4 +390,41 @@ impl Drop for Reproduction<'_> {
     fn drop(&mut self) {
         eprintln!("reproduce: SPINNEY_CRASH_SEED={} image {}", self.0, self.1.describe());
     }
+}
+
+/// Runs the harness over an engine with one rule of small commits broken; whether it noticed.
+fn notices(sabotage: Sabotage) -> bool {
+    (1..30).filter(|seed| seed % 4 != 3).any(|seed| {
+        let attempt = catch_unwind(|| -> Result<()> {
+            let run = run(seed, 40, Some(sabotage))?;
+            let limits = EnumerationLimits { images_max: 1500, ..EnumerationLimits::PULL_REQUEST };
+            for (number, image) in run.recording.images(&limits, seed).enumerate() {
+                run.check(&image, number % 10 == 0)?;
+            }
+            Ok(())
+        });
+        !matches!(attempt, Ok(Ok(())))
+    })
+}
+
+#[test]
+fn the_harness_notices_broken_small_commits() {
+    let broken = [
+        Sabotage::ImageForgetsUnwritten,
+        Sabotage::GrantsFreshAtOnce,
+        Sabotage::CheckpointSkipsAPage,
+        Sabotage::ForgetsClaims,
+        Sabotage::RepeatsAll,
+        Sabotage::ReusesNumbers,
+    ];
+    // It is their panics that are wanted; what other tests have to say is printed.
+    let (hook, here) = (take_hook(), current().id());
+    set_hook(Box::new(move |info| {
+        if current().id() != here {
+            hook(info);
+        }
+    }));
+    let unnoticed: Vec<_> = broken.into_iter().filter(|&rule| !notices(rule)).collect();
+    drop(take_hook());
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }
