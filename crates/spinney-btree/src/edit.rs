@@ -194,8 +194,7 @@ impl Edit<'_> {
     fn copy(&mut self, old: PagePtr, level: u8) -> Result<PagePtr, TreeError> {
         let bytes = self.part.page_bytes_shared(self.owner(), old)?;
         Node::open(&bytes, self.table, level).map_err(|why| self.corrupt(old.page, why))?;
-        let new = self.part.allocate()?;
-        self.part.page_mut(new)[KIND..].copy_from_slice(&bytes[KIND..]);
+        let new = self.part.allocate_copy(&bytes)?;
         self.part.free(old);
         Ok(new)
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     budget::{Budget, Charge},
+    buffers::Buffers,
     cache::{PageCache, Pin},
     checkpoint::Checkpoints,
     desk::Desks,
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     pub(crate) space: Space,
     pub(crate) cache: PageCache,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) owners: OwnerTable,
     pub(crate) readers: Readers,
     pub(crate) slots: WriterSlots,

@@ -21,6 +21,7 @@ mod storage; // what a file must be able to do; the only module that makes syste
 // what stands between pages and the disk,
 
 mod budget; // one bound on memory
+mod buffers; // pages of memory, used again
 mod cache; // clean pages, found without a lock
 mod counters; // what has been done, in numbers
 mod disk; // whole pages, verified; whole writes, counted

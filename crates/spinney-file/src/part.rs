@@ -143,6 +143,22 @@ impl Part {
     /// # Errors
     /// [`FileError::Full`], and those of reading map pages.
     pub fn allocate(&mut self) -> Result<PagePtr, FileError> {
+        let page = self.take_page()?;
+        self.dirty.insert(page, self.engine.buffers.zeroed());
+        Ok(PagePtr { page, stamp: self.stamp })
+    }
+
+    /// A new private page with the bytes of another.
+    ///
+    /// # Errors
+    /// As [`allocate`](Part::allocate).
+    pub fn allocate_copy(&mut self, of: &[u8]) -> Result<PagePtr, FileError> {
+        let page = self.take_page()?;
+        self.dirty.insert(page, self.engine.buffers.copy_of(of));
+        Ok(PagePtr { page, stamp: self.stamp })
+    }
+
+    fn take_page(&mut self) -> Result<PageNo, FileError> {
         let page = match self.desk.arena.take_page() {
             Some(page) => page,
             None => {
@@ -150,9 +166,8 @@ impl Part {
                 self.desk.arena.take_page().ok_or(FileError::Full { bytes_wanted: self.page_len() })?
             }
         };
-        self.dirty.insert(page, vec![0; self.engine.disk.page_bytes].into());
         self.charge(self.page_len());
-        Ok(PagePtr { page, stamp: self.stamp })
+        Ok(page)
     }
 
     /// The bytes of a private page, to change in place.
@@ -233,7 +248,8 @@ impl Part {
         let mut at = extent.start.get();
         while at < extent.end() {
             let page = PageNo::new(at).expect("inside an extent");
-            if self.dirty.remove(&page).is_some() {
+            if let Some(buffer) = self.dirty.remove(&page) {
+                self.engine.buffers.give_back(buffer);
                 self.credit(self.page_len());
                 self.desk.arena.recycle(page);
                 at += 1;
@@ -297,7 +313,7 @@ impl Part {
         let pages = std::mem::take(&mut self.dirty).into_iter().map(|(page, mut bytes)| {
             let ptr = PagePtr { page, stamp };
             crate::page::label(&mut bytes, ptr, owner);
-            (ptr, Bytes::from(bytes))
+            (ptr, self.engine.buffers.share(bytes))
         });
         let pages: Vec<_> = pages.collect();
         (pages, self.take_private())
@@ -310,7 +326,7 @@ impl Part {
         let mut sealed: Vec<(PageNo, Bytes)> = Vec::with_capacity(self.dirty.len());
         for (page, mut bytes) in self.dirty.drain() {
             crate::page::seal(&mut bytes, page, stamp, owner);
-            sealed.push((page, bytes.into()));
+            sealed.push((page, self.engine.buffers.share(bytes)));
         }
         sealed.sort_unstable_by_key(|(page, _)| *page);
         let raw: Vec<(PageNo, Bytes)> = std::mem::take(&mut self.raw)

@@ -14,6 +14,7 @@ mod scan; // which groups count
 
 use crate::{
     budget::Budget,
+    buffers::Buffers,
     cache::PageCache,
     checkpoint::Checkpoints,
     commit::freed_before_opening,
@@ -204,6 +205,7 @@ fn build(
         space,
         cache: PageCache::new(Arc::clone(&budget)),
         budget,
+        buffers: Buffers::new(disk.page_bytes),
         owners,
         readers: Readers::new(),
         slots: WriterSlots::default(),
