@@ -16,6 +16,9 @@ use std::{
 const OWNER: Owner = Owner(1);
 const RECORDS: u64 = 100_000;
 
+/// What it is called, its keys by number, and records per commit.
+type Shape<'a> = (&'a str, &'a dyn Fn(u64) -> [u8; 8], usize);
+
 /// A family of `entries` entries in memory that notes effects, if asked to.
 fn file(entries: u64, value: &[u8], effects: bool) -> PagedFile {
     let options = FileOptions {
@@ -68,7 +71,7 @@ fn replay_by_key_order(criterion: &mut Criterion) {
     group.sample_size(20);
     let file = file(entries, &value, true);
     let scattered = |i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
-    let shapes: [(&str, &dyn Fn(u64) -> [u8; 8], usize); 4] = [
+    let shapes: [Shape<'_>; 4] = [
         ("new scattered keys, 1 per commit", &scattered, 1),
         ("new scattered keys, 100 per commit", &scattered, 100),
         ("new neighbours, 100 per commit", &|i| (u64::MAX / 2 + i).to_be_bytes(), 100),

@@ -7,7 +7,7 @@ pub struct AllocStats {
     pub file_pages: u64,
     /// Can be granted now.
     pub free: u64,
-    /// Reserved by open transactions, and neither committed nor given back.
+    /// Reserved by transactions, open or between two of one family, and neither committed nor given back.
     pub lent: u64,
     /// Freed by commits; free once a checkpoint that covers them has finished.
     pub awaiting_checkpoint: u64,

@@ -1,6 +1,6 @@
 //! One bound, in bytes, for everything this file keeps in memory.
 //!
-//! Always `frames <= max(one frame, limit - nodes - dirty)` once the cache has shrunk to it: clean pages are what
+//! Always `frames <= max(one frame, limit - nodes - dirty - unwritten)` once the cache has shrunk to it: clean pages are what
 //! gives way, because they can be read again.
 
 use std::sync::atomic::{AtomicU64, Ordering};

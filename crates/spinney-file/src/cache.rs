@@ -265,10 +265,8 @@ impl PageCache {
         let pin = Pin::new();
         if self.table.find(page, &pin).is_some() {
             let mut queue = self.queue.lock();
-            if let Some(frame) = self.table.find(page, &pin) {
-                if !frame.is_dirty() {
-                    queue.supersede(frame, &self.table, &pin);
-                }
+            if let Some(frame) = self.table.find(page, &pin).filter(|frame| !frame.is_dirty()) {
+                queue.supersede(frame, &self.table, &pin);
             }
         }
     }

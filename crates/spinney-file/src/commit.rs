@@ -164,7 +164,6 @@ impl Engine {
         for (part, share) in changed.into_iter().zip(shares) {
             part.written_early.clear(); // from the append on these pages belong to the commit
             part.keeps_arena = share.is_ops();
-            part.desk.unwritten_pages = share.unwritten_pages();
             part.desk.add(&share.freed, part.first_stamp, done.seq, done.round);
         }
         done.superseded.iter().for_each(|&page| self.cache.supersede(page));
@@ -174,7 +173,7 @@ impl Engine {
     /// Rule 3: whether the log tells about this part, or its pages do.
     fn fits_the_log(&self, part: &Part) -> bool {
         let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
-        let dirty = (part.desk.unwritten_pages + part.claimed_pages()) * self.disk.page_bytes as u64;
+        let dirty = (self.pipeline.unwritten_pages(part.owner) + part.claimed_pages()) * self.disk.page_bytes as u64;
         LOG_BYTES_WEIGHT * (effects.len() as u64) < dirty
     }
 
@@ -190,7 +189,7 @@ impl Engine {
             death: part.first_stamp,
             freed: std::mem::take(&mut part.freed),
             written: part.written_early.iter().collect(),
-            kind: Kind::Ops { effects, raw, dirty, before: part.desk.unwritten_pages },
+            kind: Kind::Ops { effects, raw, dirty },
         }
     }
 
@@ -362,7 +361,6 @@ impl Engine {
             self.pipeline.adopt(&self.owners, &mut share);
             part.written_early.clear();
             part.keeps_arena = true;
-            part.desk.unwritten_pages = share.unwritten_pages();
         }
         Ok(())
     }
@@ -396,8 +394,6 @@ pub(crate) enum Kind {
         raw: DirtyPages,
         /// Its pages, in the cache only.
         dirty: Vec<PagePtr>,
-        /// How many the owner had before.
-        before: u64,
     },
     /// Its pages are in their place.
     Image {
@@ -415,13 +411,6 @@ pub(crate) enum Kind {
 impl Share {
     pub(crate) fn is_ops(&self) -> bool {
         matches!(self.kind, Kind::Ops { .. })
-    }
-
-    fn unwritten_pages(&self) -> u64 {
-        match &self.kind {
-            Kind::Ops { dirty, before, .. } => before + dirty.len() as u64,
-            Kind::Image { .. } => 0,
-        }
     }
 
     fn inherited(&self) -> &[PagePtr] {

@@ -31,8 +31,6 @@ pub(crate) struct Desk {
     pub(crate) arena: Arena,
     /// The size of the last arena, in pages.
     pub(crate) arena_pages: u64,
-    /// Pages of the tip that are nowhere but in memory, as far as the last commit knew.
-    pub(crate) unwritten_pages: u64,
     limbo: VecDeque<Limbo>,
     /// A snapshot reached these when they were looked at last.
     held: Vec<Limbo>,

@@ -37,8 +37,8 @@ const APPETITES_MAX: usize = 64;
 /// Stamps below the limit that only checkpoints draw, so that one can always be made to raise it.
 const CHECKPOINT_STAMPS: u64 = 1024;
 
-/// One open file. **Lock order:** owner table homes, map, append; the leader's log lock before append; none is held across
-/// I/O except the leader's own, and the owner table's while a directory page is read.
+/// One open file. **Lock order:** the turn of checkpoints, owner table homes, map, append; the leader's log lock
+/// before append. Held across I/O: the turn, the leader's own, and the owner table's while a directory page is read.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) disk: Disk,
@@ -290,8 +290,8 @@ impl Engine {
     }
 }
 
-/// Rule 10, as far as snapshots go: checkpoints and images are protected because nothing freed after C_d is offered to the allocator
-/// before the next checkpoint is durable.
+/// Rule 10, as far as snapshots go: checkpoints and images are protected because of the pages they know nothing freed after C_d is offered
+/// to the allocator before the next checkpoint is durable. Pages that no map knows never come there: [`crate::desk`].
 impl Protect for Engine {
     fn holder(&self, owner: Owner, birth: Stamp, death: Stamp) -> Option<u64> {
         if self.options.broken(Sabotage::ForgetsSnapshots) {

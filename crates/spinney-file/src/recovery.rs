@@ -1,8 +1,8 @@
 //! Opening: from bytes to a version (rules 15 to 21).
 //!
 //! ```text
-//!   superblock --> log: accept groups --> verify images --> S --> Recovered record --> map, roots --> serve
-//!                  `------- nothing is written -----------'        first write
+//!   superblock --> log: accept groups --> verify images --> S --> Recovered record --> map, roots --> replay --> serve
+//!                  `------- nothing is written -----------'  (a torn superblock is wiped first)
 //! ```
 //! Costs the log and what it claims; never a walk of the data.
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
@@ -177,7 +177,7 @@ fn build(
     let space = Space::new(map, max_pages);
     let owners = OwnerTable::new(disk.page_bytes, superblock.owners.clone());
 
-    // Rule 17: the first write. Everything accepted is on stable storage: it was synced before it was read.
+    // Rule 17: before it at most a torn superblock is wiped. Everything accepted is on stable storage: it was synced before it was read.
     let ahead = options.tuning.numbers_ahead;
     let (mut record_seq, mut next_stamp) = (scan.seq_limit, scan.stamp_limit);
     if options.broken(Sabotage::ReusesNumbers) {

@@ -44,7 +44,7 @@ pub struct FileStats {
     pub cache: CacheStats,
     /// The memory budget, in bytes.
     pub budget_bytes: u64,
-    /// Memory in use of it: clean pages, page table, pages of open transactions.
+    /// Memory in use of it: clean pages, page table, pages of open transactions, unwritten pages.
     pub budget_used_bytes: u64,
     /// Pages of open transactions, in bytes.
     pub dirty_bytes: u64,

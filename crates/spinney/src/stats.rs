@@ -38,7 +38,7 @@ pub struct Space {
     pub pinned_bytes: u64,
     /// Removed, and free with the next checkpoint.
     pub awaiting_checkpoint_bytes: u64,
-    /// Granted to transactions that are open.
+    /// Granted to transactions that are open, or kept for a family's next one.
     pub recent_bytes: u64,
     /// The log.
     pub log_bytes: u64,

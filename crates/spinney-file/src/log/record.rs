@@ -213,9 +213,9 @@ impl LogPart {
     }
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        match bytes.get(4)? {
-            &PART_IMAGE => ImagePart::decode(bytes).map(|(image, rest)| (Self::Image(image), rest)),
-            &PART_OPS => {
+        match *bytes.get(4)? {
+            PART_IMAGE => ImagePart::decode(bytes).map(|(image, rest)| (Self::Image(image), rest)),
+            PART_OPS => {
                 let (header, rest) = bytes.split_at_checked(OPS_HEADER_BYTES)?;
                 let (effects, rest) = rest.split_at_checked(get_u32(header, 8) as usize)?;
                 Some((Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: effects.to_vec() }), rest))

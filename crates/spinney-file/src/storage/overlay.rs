@@ -1,9 +1,10 @@
 //! A storage whose changes stay in memory: what a read-only opening recovers.
+#![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use super::Storage;
 use parking_lot::RwLock;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io::{self, IoSlice, IoSliceMut},
     sync::Arc,
 };
@@ -53,12 +54,14 @@ impl Overlay {
             while !bytes.is_empty() {
                 let (number, skip) = (at / BLOCK_BYTES, (at % BLOCK_BYTES) as usize);
                 let count = bytes.len().min(BLOCK_BYTES as usize - skip);
-                if !changed.blocks.contains_key(&number) {
-                    let mut block = vec![0; BLOCK_BYTES as usize];
-                    self.read_base(number * BLOCK_BYTES, &mut block)?;
-                    changed.blocks.insert(number, block.into());
-                }
-                let block = changed.blocks.get_mut(&number).expect("it was just put there");
+                let block = match changed.blocks.entry(number) {
+                    Entry::Occupied(block) => block.into_mut(),
+                    Entry::Vacant(place) => {
+                        let mut block = vec![0; BLOCK_BYTES as usize];
+                        self.read_base(number * BLOCK_BYTES, &mut block)?;
+                        place.insert(block.into())
+                    }
+                };
                 block[skip..skip + count].copy_from_slice(&bytes[..count]);
                 bytes = &bytes[count..];
                 at += count as u64;
@@ -141,5 +144,46 @@ impl Storage for Overlay {
 
     fn drop_cache(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemStorage;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn changes_are_seen_and_the_base_is_not_touched(
+            writes in proptest::collection::vec((0..20_000_u64, 1..9000_usize, any::<u8>()), 1..12), cut in 0..30_000_u64,
+        ) {
+            let base = Arc::new(MemStorage::new());
+            base.write_vectored_at(0, &[IoSlice::new(&[9; 10_000])]).unwrap();
+            let overlay = Overlay::new(base.clone());
+            let mut model = vec![9; 10_000];
+            for (at, len, fill) in writes {
+                let (at_byte, bytes) = (at as usize, vec![fill; len]);
+                model.resize(model.len().max(at_byte + len), 0);
+                model[at_byte..at_byte + len].fill(fill);
+                let (left, right) = bytes.split_at(len / 2);
+                overlay.write_vectored_at(at, &[IoSlice::new(left), IoSlice::new(right)]).unwrap();
+            }
+            let whole = |from: u64| {
+                let mut read = vec![1; 60_000];
+                let count = overlay.read_at(from, &mut read).unwrap();
+                read.truncate(count);
+                read
+            };
+            prop_assert_eq!(&whole(0), &model);
+            let from = cut.min(model.len() as u64);
+            prop_assert_eq!(&whole(from), &model[from as usize..]);
+            overlay.punch(from, model.len() as u64 - from).unwrap();
+            model[from as usize..].fill(0);
+            prop_assert_eq!(&whole(0), &model);
+            let mut kept = vec![0; 20_000];
+            prop_assert_eq!(base.read_at(0, &mut kept).unwrap(), 10_000);
+            prop_assert!(kept[..10_000].iter().all(|&byte| byte == 9));
+        }
     }
 }
