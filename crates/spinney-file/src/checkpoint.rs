@@ -27,6 +27,9 @@ use std::{
     time::Instant,
 };
 
+/// How much larger the log becomes while checkpoints come because it is full: few steps, as each is a checkpoint too.
+const LOG_GROWTH: u64 = 4;
+
 /// The newest durable checkpoint, and the turn to make the next.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
@@ -287,7 +290,7 @@ impl Engine {
         self.disk.write_page(PagePtr { page: home, stamp: Stamp(number) }, NO_OWNER, page)
     }
 
-    /// The log's layout after this checkpoint, and the extent it gained: twice as large while checkpoints come because the log
+    /// The log's layout after this checkpoint, and the extent it gained: four times as large while checkpoints come because the log
     /// is full, or as large as a waiting commit needs. Where there is no larger one to be had it stays as it is: a small log works,
     /// slower, and only a commit that needs more fails, with its own error.
     ///
@@ -298,8 +301,8 @@ impl Engine {
         let wanted = self.checkpoints.wanted_blocks.load(Ordering::Relaxed);
         let blocks = layout.blocks();
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
-        let doubled = if self.pipeline.half_full() { (2 * blocks).min(limit) } else { 0 };
-        let goal = doubled.max(wanted).min(LOG_BLOCKS_MAX);
+        let grown = if self.pipeline.half_full() { (LOG_GROWTH * blocks).min(limit) } else { 0 };
+        let goal = grown.max(wanted).min(LOG_BLOCKS_MAX);
         let may_grow = layout.extents().len() < RingLayout::EXTENTS_MAX && self.pipeline.has_room_to_grow();
         if goal <= blocks || !may_grow {
             return Ok((layout, None));

@@ -135,7 +135,8 @@ impl Engine {
         if durability != Durability::Immediate {
             self.signal.unsynced();
         }
-        if done.work_is_due || !done.superseded.is_empty() || self.unwritten_due() {
+        let freed_bytes = done.freed_pages * self.disk.page_bytes as u64;
+        if done.work_is_due || self.unwritten_due() || freed_bytes > self.options.tuning.checkpoint_after_freed_bytes {
             self.after_commit();
         }
         Ok(done.seq)

@@ -31,6 +31,9 @@ use std::sync::{
 /// Part of the budget that pages of small commits may take before a checkpoint is due, as a divisor.
 const UNWRITTEN_SHARE: u64 = 4;
 
+/// Pages are not written early more often than this part of the largest log is filled, as a divisor.
+const LOG_PARTS: u64 = 8;
+
 /// Owners whose last transaction's size is remembered, to size the next one's arena.
 const APPETITES_MAX: usize = 64;
 
@@ -59,6 +62,8 @@ pub(crate) struct Engine {
     pub(crate) desks: Desks,
     /// Pages with older stamps that are still unwritten have not changed for a while.
     pub(crate) cold_before: AtomicU64,
+    /// Bytes of the log when pages were written early last.
+    pub(crate) written_out_at: AtomicU64,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) shadow: crate::shadow::Shadow,
 }
@@ -257,9 +262,11 @@ impl Engine {
         self.budget.spent(Charge::Unwritten) > self.budget.limit() / UNWRITTEN_SHARE
     }
 
-    /// Whether there are enough of them to write the cold ones early.
+    /// Whether there are enough of them, and enough new ones, to write the cold ones early.
     pub(crate) fn unwritten_piles_up(&self) -> bool {
+        let since = self.pipeline.log_bytes().saturating_sub(self.written_out_at.load(Ordering::Relaxed));
         self.budget.spent(Charge::Unwritten) > self.budget.limit() / (4 * UNWRITTEN_SHARE)
+            && since > self.options.tuning.log_bytes_max / LOG_PARTS
     }
 
     /// # Errors

@@ -76,8 +76,10 @@ pub(crate) struct Appended {
     pub(crate) round: u64,
     /// Records that nobody has written yet take much memory.
     pub(crate) queue_is_long: bool,
-    /// The log is filling up.
+    /// Another part of the log is full.
     pub(crate) work_is_due: bool,
+    /// Pages that commits have freed since the last checkpoint began.
+    pub(crate) freed_pages: u64,
 }
 
 /// What a checkpoint covers, captured in one critical section.
@@ -321,6 +323,11 @@ impl Pipeline {
 
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         self.unsynced_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of log written since opening.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {

@@ -228,6 +228,7 @@ fn build(
         appetites: Mutex::default(),
         desks: Desks::default(),
         cold_before: AtomicU64::new(0),
+        written_out_at: AtomicU64::new(0),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),
         disk,

@@ -27,7 +27,8 @@ pub enum Wait {
 struct Held {
     since: Instant,
     waiters: u32,
-    freed: Arc<Condvar>,
+    /// Where they wait, once there are any.
+    freed: Option<Arc<Condvar>>,
     free: bool,
 }
 
@@ -46,11 +47,11 @@ impl WriterSlots {
         let mut held = self.held.lock();
         let now = Instant::now();
         let Some(slot) = held.get_mut(&owner) else {
-            held.insert(owner, Held { since: now, waiters: 0, freed: Arc::new(Condvar::new()), free: false });
+            held.insert(owner, Held { since: now, waiters: 0, freed: None, free: false });
             return Ok(());
         };
         slot.waiters += 1;
-        let freed = Arc::clone(&slot.freed);
+        let freed = Arc::clone(slot.freed.get_or_insert_default());
         loop {
             let timed_out = match deadline {
                 Some(at) => freed.wait_until(&mut held, at).timed_out(),
@@ -81,7 +82,7 @@ impl WriterSlots {
             held.remove(&owner);
         } else {
             slot.free = true;
-            slot.freed.notify_one();
+            slot.freed.as_ref().expect("whoever waits has a place to").notify_one();
         }
     }
 }

@@ -48,6 +48,7 @@ impl Engine {
     /// Writes pages early that have not been superseded since the last time this looked. `false`: a checkpoint is doing it.
     pub(crate) fn write_out(&self) -> Result<bool, FileError> {
         let Some(_turn) = self.checkpoints.try_turn() else { return Ok(false) };
+        self.written_out_at.store(self.pipeline.log_bytes(), Ordering::Relaxed);
         let now = self.next_stamp.load(Ordering::Acquire);
         let before = Stamp(self.cold_before.swap(now, Ordering::AcqRel));
         let (mut pages, mut cold) = self.pipeline.begin_round(before);

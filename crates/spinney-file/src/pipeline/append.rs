@@ -119,7 +119,7 @@ impl Pipeline {
             append.pending.iter_mut().for_each(|p| p.immediate = false);
         }
         let shown = self.advance_visible(&mut append, self.durable());
-        let (room, round) = (append.room, append.unwritten.round());
+        let (room, round, freed_pages) = (append.room, append.unwritten.round(), append.freed_pages);
         drop(append);
         if shown > 1 {
             // Others' commits too, and they may be waiting for it.
@@ -132,6 +132,7 @@ impl Pipeline {
             round,
             queue_is_long: room.queued > QUEUE_BLOCKS_MAX,
             work_is_due: room.promised() / part > before / part,
+            freed_pages,
         }))
     }
 

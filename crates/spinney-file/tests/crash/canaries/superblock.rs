@@ -2,7 +2,7 @@
 
 use super::{open, tells_apart};
 use crate::support::{OWNERS, Run, check_accounting, commit_of, commit_page, small, state_of};
-use spinney_file::{EnumerationLimits, FileError, PagedFile, Sabotage, SimDisk};
+use spinney_file::{CallSet, EnumerationLimits, Fault, FaultKind, FileError, PagedFile, Sabotage, SimDisk};
 use std::sync::Arc;
 
 /// Where a slot begins, and the number of the superblock in it.
@@ -61,6 +61,33 @@ fn an_older_superblock_without_its_log_is_not_used() {
         let opened = open(&disk, sabotage).and_then(|file| state_of(&file));
         assert!(matches!(opened, Err(FileError::Damaged { .. })), "{opened:?}");
         Ok(())
+    });
+}
+
+/// Rule 17: a superblock that was torn must not come back. The next one, torn over it, may bring just the sector that it lacked, at a time
+/// when what it names has been written anew.
+#[test]
+fn a_torn_superblock_is_never_completed() {
+    tells_apart(Sabotage::LeavesTornSuperblock, |sabotage| {
+        let disk = SimDisk::new();
+        let file = open(&disk, sabotage)?;
+        for number in 1..=3 {
+            commit_page(&file, OWNERS[1], number)?;
+            file.checkpoint()?;
+        }
+        drop(file);
+        let torn = older_and_newest(&disk).1;
+        disk.corrupt(torn + 3584, &[0xA5; 512]);
+        let file = open(&disk, sabotage)?;
+        commit_page(&file, OWNERS[1], 4)?;
+        disk.inject(Fault { calls: CallSet::WRITE_SYNC, after: 0, sticky: false, kind: FaultKind::Io });
+        assert!(file.checkpoint().is_err(), "its superblock is not written");
+        let disk = disk.kill();
+        disk.corrupt(torn + 3584, &[0; 512]);
+        let file = open(&disk, sabotage)?;
+        let (state, pages) = state_of(&file)?;
+        assert_eq!(commit_of(&state), 4);
+        check_accounting(&file, pages)
     });
 }
 
