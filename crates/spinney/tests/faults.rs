@@ -545,6 +545,11 @@ fn for_seeds(seeds_default: u64, work: impl Fn(u64) + Sync) {
     });
 }
 
+/// Whether somebody chose what is run, so that its number says nothing.
+fn is_chosen() -> bool {
+    ["STRIDE", "SEED", "SEEDS"].iter().any(|what| std::env::var_os(format!("SPINNEY_FAULT_{what}")).is_some())
+}
+
 fn stride(default: u64) -> u64 {
     setting("SPINNEY_FAULT_STRIDE", default).max(1)
 }
@@ -562,7 +567,10 @@ fn no_failing_call_loses_or_leaks_anything() {
     let [runs, errors, poisoned] =
         [&tally.runs, &tally.errors, &tally.poisoned].map(|counter| counter.load(Ordering::Relaxed));
     println!("{runs} runs with a fault, {errors} steps failed, {poisoned} databases poisoned");
-    assert!(runs >= 400 && errors > 500 && poisoned > 20, "{runs} runs, {errors} errors, {poisoned} poisoned");
+    assert!(
+        is_chosen() || runs >= 400 && errors > 500 && poisoned > 20,
+        "{runs} runs, {errors} errors, {poisoned} poisoned"
+    );
 }
 
 /// What a healthy run leaves now and then: a disk, what it shows, and the run so far.
@@ -642,7 +650,10 @@ fn no_failing_call_of_an_opening_does_harm() {
     let [runs, refused, replayed] =
         [&tally.runs, &tally.refused, &tally.replayed].map(|counter| counter.load(Ordering::Relaxed));
     println!("{runs} openings with a fault, {refused} failed; {replayed} images had commits to repeat");
-    assert!(runs > 500 && refused > 200 && replayed >= 10, "{runs} runs, {refused} refused, {replayed} replayed");
+    assert!(
+        is_chosen() || runs > 500 && refused > 200 && replayed >= 10,
+        "{runs} runs, {refused} refused, {replayed} replayed"
+    );
 }
 
 /// For reading only: what opening for writing would show, and not a byte of the file changes; after a crash as well.
@@ -683,7 +694,43 @@ fn reading_only_repeats_commits_in_memory() {
     let [runs, replayed, failed] =
         [&tally.runs, &tally.replayed, &failed].map(|counter| counter.load(Ordering::Relaxed));
     println!("{runs} images read, {replayed} with commits to repeat; {failed} openings failed");
-    assert!(runs > 100 && replayed > 50 && failed > 200, "{runs} images, {replayed} replayed, {failed} failed");
+    assert!(
+        is_chosen() || runs > 100 && replayed > 50 && failed > 200,
+        "{runs} images, {replayed} replayed, {failed} failed"
+    );
+}
+
+/// What small commits freed of a dropped family stays free when they are repeated: nobody would find it again.
+#[test]
+fn a_dropped_family_leaves_no_page_behind_after_a_crash() -> Result<()> {
+    for emptied_before in [false, true] {
+        let (disk, options) = (SimDisk::new(), options(1, None));
+        let db = open(&disk, &options)?;
+        let family = db.family("short-lived")?;
+        let mut txn = family.begin()?;
+        for i in 0..40u8 {
+            txn.insert([i], vec![i; if i == 7 { 20_000 } else { 500 }])?;
+        }
+        txn.commit()?;
+        db.checkpoint()?;
+        // It leaves pages in memory, so that what follows is told by effects as well.
+        let mut txn = family.begin()?;
+        txn.insert([1], "changed")?;
+        txn.commit()?;
+        if emptied_before {
+            let mut txn = family.begin()?;
+            txn.remove_range(..)?;
+            txn.commit()?;
+            while db.maintain(1000)? > 0 {}
+        }
+        drop(family);
+        db.drop_family("short-lived")?;
+        while db.maintain(1000)? > 0 {}
+        db.flush()?;
+        let db = open(&disk.power_cut(PowerCut::LoseAll), &options)?;
+        check(&db, "after a crash")?;
+    }
+    Ok(())
 }
 
 /// Runs the harness over an engine with one rule broken; whether it noticed.
