@@ -147,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// Gives back what every desk has: space is short, or the file is to shrink or to close. Desks in use are not touched.
+    /// Gives back what every desk has: space is short, or the file is to shrink. Desks in use are not touched.
     pub(crate) fn clear_desks(&self) {
         let (desks, orphans) = {
             let mut state = self.desks.state.lock();

@@ -52,6 +52,8 @@ pub struct Part {
     pub(crate) freed: Vec<Freed>,
     /// What was done, for the log; `None` once it was too much: then the commit writes its pages.
     pub(crate) effects: Option<Vec<u8>>,
+    /// Part of the commit even if nothing changed.
+    logs_root: bool,
 }
 
 impl Part {
@@ -77,6 +79,7 @@ impl Part {
             written_early: ExtentSet::default(),
             freed: Vec::new(),
             effects: engine.options.replay.map(|_| Vec::new()),
+            logs_root: false,
             engine,
         })
     }
@@ -115,6 +118,13 @@ impl Part {
     /// This commit cannot be told by effects: it writes its pages.
     pub fn write_pages(&mut self) {
         self.effects = None;
+    }
+
+    /// The commit logs this root itself, even if nothing changes: whatever small commits before it amount to when they are
+    /// repeated, this is what comes of them.
+    pub fn write_root(&mut self) {
+        self.effects = None;
+        self.logs_root = true;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -357,7 +367,7 @@ impl Part {
 
     /// Whether committing this part would change anything.
     pub(crate) fn is_changed(&self) -> bool {
-        self.root != self.base.root || !self.freed.is_empty()
+        self.root != self.base.root || !self.freed.is_empty() || self.logs_root
     }
 
     /// Pages that a commit now would claim.

@@ -380,8 +380,10 @@ impl Pipeline {
         }
     }
 
+    /// The log's layout once everything appended so far is written.
     pub(crate) fn layout(&self) -> RingLayout {
-        self.log.lock().layout.clone()
+        let writer = self.log.lock();
+        self.append.lock().layout(&writer)
     }
 
     // ---- leader and followers (rules 7 to 9) ----

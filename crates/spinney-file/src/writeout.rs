@@ -38,7 +38,7 @@ impl Engine {
                 let owner = PageHeader::owner(&copy);
                 page::seal(&mut copy, ptr.page, ptr.stamp, owner);
                 #[cfg(any(test, feature = "testing"))]
-                self.shadow.writes(&[spinney_alloc::Extent::page(ptr.page)], ptr.stamp);
+                self.shadow.writes_copy(ptr.page, ptr.stamp);
                 copies.push((ptr.page, copy.into()));
             }
         }

@@ -182,6 +182,8 @@ impl Core {
         tree.store(part)?;
         let mut is_done = is_empty;
         if is_dropped && is_empty {
+            // Repeating the small commits that dropped it would fill its graveyard again, and nobody would know of it.
+            part.write_root();
             match txn.join_names(Wait::For(BUSY_PAUSE)) {
                 Ok(names) => free_owner(names, owner)?,
                 // What was freed stays freed; its record goes with a later step.

@@ -1,6 +1,8 @@
 //! The append: a commit gets its seq and its place (rule 6), and room in the log before that (rule 5).
 
-use super::{Append, Appended, Cut, CutPosition, Group, KEPT_BLOCKS, LogRoom, Pending, Pipeline, Prepared, set_root};
+use super::{
+    Append, Appended, Cut, CutPosition, Group, KEPT_BLOCKS, LogRoom, LogWriter, Pending, Pipeline, Prepared, set_root,
+};
 use crate::{
     commit::{Kind, Share, joined_freed},
     error::FileError,
@@ -148,7 +150,7 @@ impl Pipeline {
         if self.is_poisoned() {
             return Err(FileError::Poisoned);
         }
-        if log.blocks() > writer.layout.blocks() {
+        if log.blocks() > append.layout(&writer).blocks() {
             self.push_empty(&mut append, record, Some(log));
         } else if let Some(newest) = append.groups.back_mut() {
             newest.cut = Some(log);
@@ -321,6 +323,12 @@ impl Pipeline {
 }
 
 impl Append {
+    /// The log's layout once all groups are written. A checkpoint that failed may have left one with which the log grows.
+    pub(super) fn layout(&self, writer: &LogWriter) -> RingLayout {
+        let promised = self.groups.iter().rev().find_map(|group| group.cut.as_ref());
+        promised.unwrap_or(&writer.layout).clone()
+    }
+
     /// Puts a record into the open group, or opens another.
     fn push(&mut self, record: &[u8], unsynced_bytes: u64, cut: Option<RingLayout>) {
         if !self.groups.back().is_some_and(|group| group.is_open(record.len())) {
