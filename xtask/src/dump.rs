@@ -5,6 +5,7 @@
 //! may change while it is read. A damaged file is shown as far as it can be.
 
 mod bytes; // numbers out of bytes that may be too few
+mod effects; // what small commits did
 mod image; // the file, its pages and their checksums
 mod log; // groups and their records
 mod map; // which pages are free
@@ -110,9 +111,16 @@ mod tests {
         let path = path.with_extension("copy");
         let (text, is_whole) = dump(&path, None);
         assert!(is_whole, "{text}");
-        for expected in
-            ["superblock 0", "superblock 1", "newest", "anchor", "commit", "region 0", "owner 1: 2001 entries"]
-        {
+        for expected in [
+            "superblock 0",
+            "superblock 1",
+            "newest",
+            "anchor",
+            "commit",
+            "put \"later\" into table 0: 19 bytes",
+            "region 0",
+            "owner 1: 2001 entries",
+        ] {
             assert!(text.contains(expected), "{expected} is missing:\n{text}");
         }
         assert!(!text.contains("damaged"), "{text}");

@@ -181,6 +181,23 @@ fn show_record(record: &[u8], page_bytes: usize, ring: &mut Ring, out: &mut Stri
 
 /// One owner's share of a commit; returns where it ends.
 fn show_part(bytes: Bytes<'_>, at: usize, out: &mut String) -> Option<usize> {
+    match bytes.u8(at + 4)? {
+        1 => show_image(bytes, at, out),
+        2 => {
+            let (owner, len) = (bytes.u32(at)?, bytes.len32(at + 8)?);
+            let _ = writeln!(out, "      owner {owner}: ops, {len} bytes of effects");
+            super::effects::show(bytes.slice(at + 12, len)?, out)?;
+            (at + 12).checked_add(len)
+        }
+        kind => {
+            let _ = writeln!(out, "      damaged: no kind of part is {kind}");
+            None
+        }
+    }
+}
+
+/// A share whose pages are in their place; returns where it ends.
+fn show_image(bytes: Bytes<'_>, at: usize, out: &mut String) -> Option<usize> {
     let (claims, releases) = (bytes.len32(at + 80)?, bytes.len32(at + 84)?);
     let claims_at = at + 88;
     let releases_at = claims_at.checked_add(claims.checked_mul(20)?)?;
@@ -198,8 +215,8 @@ fn show_part(bytes: Bytes<'_>, at: usize, out: &mut String) -> Option<usize> {
         let more = if table.len() / each > words.len() { " ..." } else { "" };
         Some(format!("{pages} pages in {} runs: {}{more}", table.len() / each, words.join(" ")))
     };
-    let (owner, kind, stamp) = (bytes.u32(at)?, bytes.u8(at + 4)?, bytes.u64(at + 8)?);
-    let _ = writeln!(out, "      owner {owner}: {}, stamp {stamp}", if kind == 1 { "image" } else { "damaged kind" });
+    let (owner, stamp) = (bytes.u32(at)?, bytes.u64(at + 8)?);
+    let _ = writeln!(out, "      owner {owner}: image, stamp {stamp}");
     let _ = writeln!(out, "        root: {}", super::owners::describe(bytes.slice(at + 16, 64)?));
     let _ = writeln!(out, "        takes {}", extents(bytes.slice(claims_at, claims * 20)?, 20)?);
     let _ = writeln!(out, "        gives back {}", extents(bytes.slice(releases_at, releases * 12)?, 12)?);
