@@ -7,6 +7,7 @@
 
 use crate::{
     counters::FlushCounters,
+    desk::KEPT_PAGES_MAX,
     engine::Engine,
     error::FileError,
     flusher::{Flusher, WrittenRun},
@@ -165,6 +166,12 @@ impl Engine {
         for (part, share) in changed.into_iter().zip(shares) {
             part.written_early.clear(); // from the append on these pages belong to the commit
             part.keeps_arena = share.is_ops();
+            part.desk.appetite = match &share.kind {
+                Kind::Image { .. } => share.written.pages(),
+                // Small commits: a larger arena each time.
+                Kind::Ops { .. } if part.reserved_pages > 0 => (2 * part.reserved_pages).min(KEPT_PAGES_MAX),
+                Kind::Ops { .. } => part.desk.appetite,
+            };
             part.desk.add(&share.freed, part.first_stamp, done.seq, done.round);
         }
         done.superseded.iter().for_each(|&page| self.cache.supersede(page));
@@ -173,9 +180,14 @@ impl Engine {
 
     /// Rule 3: whether the log tells about this part, or its pages do.
     fn fits_the_log(&self, part: &Part) -> bool {
-        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
-        let dirty = (self.pipeline.unwritten_pages(part.owner) + part.claimed_pages()) * self.disk.page_bytes as u64;
-        LOG_BYTES_WEIGHT * (effects.len() as u64) < dirty
+        let effects = part.effects.as_ref().filter(|effects| effects.len() <= self.effect_bytes_max());
+        effects.is_some_and(|effects| !self.options.tuning.images_only && self.is_worth_logging(part, effects.len()))
+    }
+
+    /// Whether so many bytes of effects are little beside the pages that an image would have now.
+    pub(crate) fn is_worth_logging(&self, part: &Part, bytes: usize) -> bool {
+        let pages = self.pipeline.unwritten_pages(part.owner) + part.claimed_pages();
+        LOG_BYTES_WEIGHT * (bytes as u64) < pages * self.disk.page_bytes as u64
     }
 
     /// A part that the log tells about: its pages become frames that are nowhere else.
@@ -198,7 +210,6 @@ impl Engine {
     fn take_image(&self, part: &mut Part) -> Share {
         let spilled = !part.written_early.is_empty();
         let pages = part.take_private();
-        self.remember_appetite(part.owner, part.written_early.pages());
         Share {
             owner: part.owner,
             root: OwnerRoot { root: part.root, stamp: part.stamp },

@@ -11,6 +11,8 @@ use rustc_hash::FxHashMap;
 use spinney_alloc::{Arena, Extent, Freed, Owner, Protect, Seq, Stamp};
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
+/// The largest rest of an arena that is left to the next writer, in pages.
+pub(crate) const KEPT_PAGES_MAX: u64 = 256;
 /// Owners with a desk. Beyond, the one used least lately is cleared.
 const DESKS_MAX: usize = 48;
 
@@ -29,8 +31,8 @@ struct Limbo {
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
     pub(crate) arena: Arena,
-    /// The size of the last arena, in pages.
-    pub(crate) arena_pages: u64,
+    /// How many pages the next transaction probably asks for.
+    pub(crate) appetite: u64,
     limbo: VecDeque<Limbo>,
     /// A snapshot reached these when they were looked at last.
     held: Vec<Limbo>,
@@ -45,7 +47,7 @@ impl Desk {
     }
 
     fn is_empty(&self) -> bool {
-        self.arena.is_empty() && self.limbo.is_empty() && self.held.is_empty()
+        self.appetite == 0 && self.arena.is_empty() && self.limbo.is_empty() && self.held.is_empty()
     }
 
     /// Takes back the numbers that nobody needs any more.

@@ -20,8 +20,6 @@ use crate::{
     version::{OwnerRoot, Version, leaf_of},
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use spinney_alloc::{Allocator, Extent, Owner, Protect, Seq, Stamp};
 use std::sync::{
     Arc,
@@ -33,9 +31,6 @@ const UNWRITTEN_SHARE: u64 = 4;
 
 /// Pages are not written early more often than this part of the largest log is filled, as a divisor.
 const LOG_PARTS: u64 = 8;
-
-/// Owners whose last transaction's size is remembered, to size the next one's arena.
-const APPETITES_MAX: usize = 64;
 
 /// Stamps below the limit that only checkpoints draw, so that one can always be made to raise it.
 const CHECKPOINT_STAMPS: u64 = 1024;
@@ -58,7 +53,6 @@ pub(crate) struct Engine {
     pub(crate) signal: Arc<Signal>,
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
-    pub(crate) appetites: Mutex<FxHashMap<Owner, u64>>,
     pub(crate) desks: Desks,
     /// Pages with older stamps that are still unwritten have not changed for a while.
     pub(crate) cold_before: AtomicU64,
@@ -281,19 +275,6 @@ impl Engine {
         } else {
             Ok(())
         }
-    }
-
-    /// How many pages the next transaction of `owner` probably needs.
-    pub(crate) fn appetite(&self, owner: Owner) -> u64 {
-        self.appetites.lock().get(&owner).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn remember_appetite(&self, owner: Owner, pages: u64) {
-        let mut appetites = self.appetites.lock();
-        if appetites.len() >= APPETITES_MAX && !appetites.contains_key(&owner) {
-            appetites.clear();
-        }
-        appetites.insert(owner, pages);
     }
 }
 

@@ -2,19 +2,28 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
 use crate::{
-    Descriptor, budget::Charge, cache::Pin, commit::DirtyPages, desk::Desk, engine::Engine, error::FileError,
-    options::Sabotage, page::PagePtr, pages::Pages, version::OwnerRoot,
+    Descriptor,
+    budget::Charge,
+    cache::Pin,
+    commit::DirtyPages,
+    desk::{Desk, KEPT_PAGES_MAX},
+    engine::Engine,
+    error::FileError,
+    options::Sabotage,
+    page::PagePtr,
+    pages::Pages,
+    version::OwnerRoot,
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// After so many more bytes of effects it is asked whether they are worth it.
+const EFFECTS_LOOKED_AT: usize = 64 << 10;
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
 const ARENA_PAGES_MIN: u64 = 16;
 const ARENA_BYTES_MAX: u64 = 4 << 20;
-/// A larger rest of an arena is not left to the next writer.
-const KEPT_PAGES_MAX: u64 = 1024;
 /// The budget is charged this fraction of itself at a time, at most [`CHARGE_BYTES_MAX`].
 const CHARGE_STEPS: u64 = 256;
 const CHARGE_BYTES_MAX: u64 = 256 << 10;
@@ -35,7 +44,7 @@ pub struct Part {
     pub(crate) stamp: Stamp,
     pub(crate) desk: Desk,
     /// Pages reserved by this transaction.
-    reserved_pages: u64,
+    pub(crate) reserved_pages: u64,
     /// Committed as effects: the next writer goes on with the arena.
     pub(crate) keeps_arena: bool,
     dirty: FxHashMap<PageNo, Box<[u8]>>,
@@ -99,14 +108,15 @@ impl Part {
     /// Adds an effect to what the log will tell about this commit: opaque bytes, given back to
     /// [`replay`](crate::FileOptions::replay) after a crash.
     pub fn log_effect(&mut self, pieces: &[&[u8]]) {
-        let limit = self.engine.effect_bytes_max();
-        if let Some(effects) = &mut self.effects {
-            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-            if effects.len() + bytes > limit {
-                self.effects = None;
-            } else {
-                pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
-            }
+        let Some(effects) = &mut self.effects else { return };
+        let before = effects.len() / EFFECTS_LOOKED_AT;
+        pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
+        let bytes = effects.len();
+        // A transaction that will write its pages should not copy all of its values for nothing.
+        if bytes / EFFECTS_LOOKED_AT > before
+            && (bytes > self.engine.effect_bytes_max() || !self.engine.is_worth_logging(self, bytes))
+        {
+            self.effects = None;
         }
     }
 
@@ -389,13 +399,10 @@ impl Part {
     fn refill(&mut self) -> Result<(), FileError> {
         let engine = &self.engine;
         let most = ARENA_BYTES_MAX / self.page_len();
-        let so_far = self.reserved_pages.max(if self.logs_effects() { 2 * self.desk.arena_pages } else { 0 });
-        let want = if !engine.options.tuning.arenas {
-            1
-        } else if self.reserved_pages == 0 && !self.logs_effects() {
-            engine.appetite(self.owner).clamp(ARENA_PAGES_MIN, most)
-        } else {
-            so_far.clamp(ARENA_PAGES_MIN, most)
+        let want = match self.reserved_pages {
+            _ if !engine.options.tuning.arenas => 1,
+            0 => self.desk.appetite.clamp(ARENA_PAGES_MIN, most),
+            so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
         let reserve = |pages| engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
         let extents = match reserve(want) {
@@ -404,7 +411,6 @@ impl Part {
             other => other?,
         };
         self.reserved_pages += extents.iter().map(|e| e.pages).sum::<u64>();
-        self.desk.arena_pages = want;
         self.desk.arena.add(extents);
         Ok(())
     }

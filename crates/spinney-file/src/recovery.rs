@@ -34,7 +34,6 @@ use crate::{
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
 };
-use parking_lot::Mutex;
 use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
 use std::{
@@ -225,7 +224,6 @@ fn build(
         signal: Arc::default(),
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
-        appetites: Mutex::default(),
         desks: Desks::default(),
         cold_before: AtomicU64::new(0),
         written_out_at: AtomicU64::new(0),
