@@ -180,14 +180,9 @@ impl Engine {
 
     /// Rule 3: whether the log tells about this part, or its pages do.
     fn fits_the_log(&self, part: &Part) -> bool {
-        let effects = part.effects.as_ref().filter(|effects| effects.len() <= self.effect_bytes_max());
-        effects.is_some_and(|effects| !self.options.tuning.images_only && self.is_worth_logging(part, effects.len()))
-    }
-
-    /// Whether so many bytes of effects are little beside the pages that an image would have now.
-    pub(crate) fn is_worth_logging(&self, part: &Part, bytes: usize) -> bool {
+        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
         let pages = self.pipeline.unwritten_pages(part.owner) + part.claimed_pages();
-        LOG_BYTES_WEIGHT * (bytes as u64) < pages * self.disk.page_bytes as u64
+        LOG_BYTES_WEIGHT * (effects.len() as u64) < pages * self.disk.page_bytes as u64
     }
 
     /// A part that the log tells about: its pages become frames that are nowhere else.

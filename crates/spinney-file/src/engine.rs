@@ -125,9 +125,10 @@ impl Engine {
         }
     }
 
-    /// Effects of one commit that take more than this are not worth a place in the log (rule 3).
+    /// Effects of one commit that take more than this are not worth a place in the log (rule 3), nor in memory.
     pub(crate) fn effect_bytes_max(&self) -> usize {
-        usize::try_from(self.options.tuning.log_bytes_max / 16).unwrap_or(usize::MAX)
+        let in_memory = (self.budget.limit() / 16).max(64 << 10);
+        usize::try_from((self.options.tuning.log_bytes_max / 16).min(in_memory)).unwrap_or(usize::MAX)
     }
 
     /// The number of a checkpoint that may become the newest after `newest`: a stamp, so that no attempt that failed, now or before a

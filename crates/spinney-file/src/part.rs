@@ -19,8 +19,6 @@ use rustc_hash::FxHashMap;
 use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// After so many more bytes of effects it is asked whether they are worth it.
-const EFFECTS_LOOKED_AT: usize = 64 << 10;
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
 const ARENA_PAGES_MIN: u64 = 16;
 const ARENA_BYTES_MAX: u64 = 4 << 20;
@@ -108,15 +106,14 @@ impl Part {
     /// Adds an effect to what the log will tell about this commit: opaque bytes, given back to
     /// [`replay`](crate::FileOptions::replay) after a crash.
     pub fn log_effect(&mut self, pieces: &[&[u8]]) {
-        let Some(effects) = &mut self.effects else { return };
-        let before = effects.len() / EFFECTS_LOOKED_AT;
-        pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
-        let bytes = effects.len();
-        // A transaction that will write its pages should not copy all of its values for nothing.
-        if bytes / EFFECTS_LOOKED_AT > before
-            && (bytes > self.engine.effect_bytes_max() || !self.engine.is_worth_logging(self, bytes))
-        {
-            self.effects = None;
+        let limit = self.engine.effect_bytes_max();
+        if let Some(effects) = &mut self.effects {
+            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+            if effects.len() + bytes > limit {
+                self.effects = None;
+            } else {
+                pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use spinney_alloc::{PageNo, Stamp};
 use std::sync::atomic::Ordering;
 
 /// Pages copied, sealed and written at a time: memory for as many is not in the budget.
-const PAGES_AT_A_TIME: usize = 1024;
+const PAGES_AT_A_TIME: usize = 256;
 
 impl Engine {
     /// Writes those of `pages` that are in the cache only, coalesced and un-synced, and lets the cache evict them. The numbers of

@@ -18,7 +18,7 @@ use spinney_alloc::{Delta, Freed, Owner, PageNo, Seq, Stamp};
 use std::sync::{Arc, atomic::Ordering};
 
 /// Whoever appends beyond this writes the queue, so that memory stays bounded.
-const QUEUE_BLOCKS_MAX: u64 = (4 << 20) / BLOCK_BYTES;
+const QUEUE_BLOCKS_MAX: u64 = (1 << 20) / BLOCK_BYTES;
 /// The background thread looks for work whenever this part of the log has been filled, as a divisor.
 const WORK_PARTS: u64 = 4;
 
