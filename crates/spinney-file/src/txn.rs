@@ -120,7 +120,8 @@ impl WriteTxn {
     /// Makes everything this transaction changed take effect at once, and returns its place in the order. The next writers of these
     /// owners go on before it is durable.
     ///
-    /// Costs one vectored write per run of adjacent pages, and for [`Durability::Immediate`] a share of one log write and one sync.
+    /// Where effects were noted and are few beside the pages, they go to the log and the pages stay in memory; else it costs one vectored
+    /// write per run of adjacent pages. [`Durability::Immediate`] adds a share of one log write and one sync.
     ///
     /// # Errors
     /// Nothing took effect, except with [`FileError::CommitOutcomeUnknown`], where reopening decides.
