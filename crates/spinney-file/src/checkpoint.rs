@@ -137,7 +137,7 @@ impl Engine {
             }
             Err(error) => {
                 self.space.map(|map| map.fail_checkpoint());
-                self.pipeline.take_back(cut, |ptr| self.is_unwritten(ptr));
+                self.pipeline.take_back(cut);
                 Err(error)
             }
         }
@@ -163,7 +163,7 @@ impl Engine {
             map.save_as(number);
         });
         let written = self.write_cut(cut);
-        self.pipeline.end_round(&[]);
+        self.pipeline.end_round();
         written?;
         self.wait(cut.seq, Goal::Durable)?;
         let position = self.pipeline.cut_position(cut.seq);
@@ -214,7 +214,7 @@ impl Engine {
     /// Rule 13: the pages that the version needs and nobody has written, from what commits left, without a walk of any tree.
     fn write_cut(&self, cut: &mut Cut) -> Result<(), FileError> {
         let mut pages = std::mem::take(&mut cut.held);
-        pages.extend(cut.unwritten.values().flat_map(Unwritten::dirty));
+        pages.extend(cut.unwritten.values().flat_map(Unwritten::cached));
         if self.options.broken(Sabotage::CheckpointSkipsAPage) {
             pages.truncate(pages.len().saturating_sub(1));
         }
@@ -231,8 +231,8 @@ impl Engine {
     ) {
         #[cfg(any(test, feature = "testing"))]
         for unwritten in cut.values() {
-            let dirty = unwritten.dirty().map(|ptr| Extent::page(ptr.page));
-            self.shadow.claimed(&dirty.chain(unwritten.written()).collect::<Vec<_>>());
+            let cached = unwritten.cached().map(|ptr| Extent::page(ptr.page));
+            self.shadow.claimed(&cached.chain(unwritten.written()).collect::<Vec<_>>());
         }
         #[cfg(not(any(test, feature = "testing")))]
         drop(cut);

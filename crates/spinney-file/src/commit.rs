@@ -318,10 +318,10 @@ impl Engine {
             let mut runs = Vec::new();
             if synced {
                 self.flush_images(pages)?;
-                self.write_unwritten(&mut inherited.dirty, &self.disk.counters.images)?;
+                self.write_unwritten(&mut inherited.cached, &self.disk.counters.images)?;
             } else {
                 let own = pages.sealed.len();
-                pages.sealed.extend(self.sealed_copies(&inherited.dirty));
+                pages.sealed.extend(self.sealed_copies(&inherited.cached));
                 runs = self.flush_images(pages)?;
                 pages.sealed.truncate(own); // the others are in the cache
             }
@@ -339,7 +339,7 @@ impl Engine {
                 stamp: share.root.stamp,
                 root: share.root.root,
                 claims,
-                releases: joined(std::mem::take(&mut inherited.releases)),
+                releases: inherited.releases.iter().collect(),
             };
             parts.push(LogPart::Image(image));
         }
@@ -422,7 +422,7 @@ impl Share {
 
     fn inherited(&self) -> &[PagePtr] {
         match &self.kind {
-            Kind::Image { inherited, .. } => &inherited.dirty,
+            Kind::Image { inherited, .. } => &inherited.cached,
             Kind::Ops { .. } => &[],
         }
     }
@@ -438,11 +438,11 @@ impl Share {
         if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
             *inherited = engine.pipeline.inherited(self.owner, &self.freed);
             if engine.options.broken(Sabotage::ImageForgetsUnwritten) {
-                inherited.dirty.clear();
+                inherited.cached.clear();
             }
-            let dirty = inherited.dirty.iter().map(|ptr| Extent::page(ptr.page));
-            *claims = self.written.iter().chain(inherited.written.iter()).chain(dirty).collect();
-            *spilled |= !inherited.written.is_empty();
+            let cached = inherited.cached.iter().map(|ptr| Extent::page(ptr.page));
+            *claims = self.written.iter().chain(inherited.written.iter()).chain(cached).collect();
+            *spilled |= !inherited.written.is_empty() || !inherited.cached.iter().all(|&ptr| engine.is_unwritten(ptr));
         }
     }
 
@@ -468,7 +468,7 @@ impl Share {
     /// What its part of the record takes at most.
     fn record_bytes(&self) -> usize {
         match &self.kind {
-            Kind::Image { claims, inherited, .. } => ImagePart::encoded_bytes(claims.runs(), inherited.releases.len()),
+            Kind::Image { claims, inherited, .. } => ImagePart::encoded_bytes(claims.runs(), inherited.releases.runs()),
             Kind::Ops { effects, .. } => OpsPart::encoded_bytes(effects.len()),
         }
     }
@@ -480,19 +480,6 @@ fn goal(durability: Durability) -> Goal {
         Durability::Buffered => Goal::Written,
         Durability::Eventual => Goal::Visible,
     }
-}
-
-/// Sorts extents and joins neighbours, so that the record is short.
-fn joined(mut extents: Vec<Extent>) -> Vec<Extent> {
-    extents.sort_unstable_by_key(|extent| extent.start);
-    extents.dedup_by(|next, last| {
-        let joins = last.end() == next.start.get() && last.pages + next.pages <= u64::from(u32::MAX);
-        if joins {
-            last.pages += next.pages;
-        }
-        joins
-    });
-    extents
 }
 
 /// Sorts what was freed and joins neighbours of one birth, so that the list is short.

@@ -15,50 +15,42 @@ use std::sync::Arc;
 
 /// Pages born since some moment.
 #[derive(Debug, Default)]
-pub(crate) struct Born {
-    /// In the cache only, by number.
-    dirty: FxHashMap<PageNo, Stamp>,
-    /// In their final place, un-synced.
+struct Born {
+    /// Were in the cache only when they were committed. Which of them have been written since, the cache knows.
+    cached: FxHashMap<PageNo, Stamp>,
+    /// Were in their final place by then, un-synced.
     written: ExtentSet,
 }
 
 impl Born {
     /// Takes out pages that were freed; `false` when they are not here. They were all born in one commit.
     fn remove(&mut self, extent: Extent) -> bool {
-        (extent.pages == 1 && self.dirty.remove(&extent.start).is_some())
+        (extent.pages == 1 && self.cached.remove(&extent.start).is_some())
             || !self.written.is_empty() && self.written.remove(extent)
     }
 
     fn contains(&self, extent: Extent) -> bool {
-        (extent.pages == 1 && self.dirty.contains_key(&extent.start)) || self.written.contains(extent.start)
+        (extent.pages == 1 && self.cached.contains_key(&extent.start)) || self.written.contains(extent.start)
     }
 
     fn pages(&self) -> u64 {
-        self.dirty.len() as u64 + self.written.pages()
+        self.cached.len() as u64 + self.written.pages()
     }
 
     fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.dirty.keys().map(|&page| Extent::page(page)).chain(self.written.iter())
-    }
-
-    /// Pages in the cache have been written.
-    fn note_written(&mut self, ptr: PagePtr) {
-        if self.dirty.get(&ptr.page) == Some(&ptr.stamp) {
-            self.dirty.remove(&ptr.page);
-            self.written.insert(Extent::page(ptr.page));
-        }
+        self.cached.keys().map(|&page| Extent::page(page)).chain(self.written.iter())
     }
 }
 
 /// What an image takes over from the small commits before it.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
-    /// Pages to write.
-    pub(crate) dirty: Vec<PagePtr>,
-    /// Pages to claim though they were written before.
+    /// Pages to claim, and to write unless they have been.
+    pub(crate) cached: Vec<PagePtr>,
+    /// Pages to claim.
     pub(crate) written: ExtentSet,
     /// What older images and the checkpoint reach and the tip does not; of the image itself, too.
-    pub(crate) releases: Vec<Extent>,
+    pub(crate) releases: ExtentSet,
 }
 
 /// One owner's pages since its *base*: the newer of its last image and the newest checkpoint.
@@ -76,21 +68,21 @@ impl Unwritten {
     /// A commit made these pages.
     pub(crate) fn add(&mut self, dirty: impl IntoIterator<Item = PagePtr>, written: &ExtentSet) {
         for ptr in dirty {
-            let twice = self.fresh.dirty.insert(ptr.page, ptr.stamp).is_some();
+            let twice = self.fresh.cached.insert(ptr.page, ptr.stamp).is_some();
             assert!(!twice, "{ptr:?} is alive already");
         }
         self.fresh.written.extend(written.iter());
     }
 
     /// Takes what a commit freed out of the fresh pages, leaving them in `freed`; returns the others, which wait for a checkpoint.
-    /// Of those, `unwritten` gets the ones that are in the cache only.
-    fn free(&mut self, freed: &mut Vec<Freed>, unwritten: &mut Vec<PagePtr>) -> Vec<Freed> {
+    /// Of those, `superseded` gets the ones that may be in the cache only.
+    fn free(&mut self, freed: &mut Vec<Freed>, superseded: &mut Vec<PagePtr>) -> Vec<Freed> {
         let mut older = Vec::new();
         freed.retain(|freed| {
             let is_fresh = self.fresh.remove(freed.extent);
             if !is_fresh {
                 let page = freed.extent.start;
-                unwritten.extend(self.noted.dirty.get(&page).map(|&stamp| PagePtr { page, stamp }));
+                superseded.extend(self.noted.cached.get(&page).map(|&stamp| PagePtr { page, stamp }));
                 self.noted.remove(freed.extent);
                 self.releases.push(freed.extent);
                 older.push(*freed);
@@ -110,7 +102,7 @@ impl Unwritten {
         let mut rest: FxHashMap<PageNo, Stamp> = FxHashMap::default();
         let mut written = ExtentSet::default();
         for born in [&self.fresh, &self.noted] {
-            rest.extend(&born.dirty);
+            rest.extend(&born.cached);
             written.extend(born.written.iter());
         }
         for Freed { extent, .. } in freed {
@@ -119,7 +111,7 @@ impl Unwritten {
         }
         let older = freed.iter().map(|f| f.extent).filter(|&extent| !self.fresh.contains(extent));
         Inherited {
-            dirty: rest.into_iter().map(|(page, stamp)| PagePtr { page, stamp }).collect(),
+            cached: rest.into_iter().map(|(page, stamp)| PagePtr { page, stamp }).collect(),
             written,
             releases: self.releases.iter().copied().chain(older).collect(),
         }
@@ -130,45 +122,28 @@ impl Unwritten {
         self.fresh.extents()
     }
 
-    /// Pages that are in the cache only.
-    pub(crate) fn dirty(&self) -> impl Iterator<Item = PagePtr> + '_ {
-        [&self.fresh, &self.noted].into_iter().flat_map(|b| &b.dirty).map(|(&page, &stamp)| PagePtr { page, stamp })
+    /// Pages that were in the cache only when they were committed.
+    pub(crate) fn cached(&self) -> impl Iterator<Item = PagePtr> + '_ {
+        [&self.fresh, &self.noted].into_iter().flat_map(|b| &b.cached).map(|(&page, &stamp)| PagePtr { page, stamp })
     }
 
-    /// Pages that are in their place already.
+    /// Pages that were in their place by then.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn written(&self) -> impl Iterator<Item = Extent> + '_ {
         [&self.fresh, &self.noted].into_iter().flat_map(|b| b.written.iter())
     }
 
-    /// A page has been written, unless it was superseded meanwhile.
-    pub(crate) fn note_written(&mut self, ptr: PagePtr) {
-        self.fresh.note_written(ptr);
-        self.noted.note_written(ptr);
-    }
-
     /// The checkpoint that covered `frozen` failed: but for what was freed since, all of it is unwritten again.
-    fn take_back(
-        &mut self,
-        mut frozen: Self,
-        freed: &[Extent],
-        is_dirty: impl Fn(PagePtr) -> bool,
-        unwritten: &mut Vec<PagePtr>,
-    ) {
+    fn take_back(&mut self, mut frozen: Self, freed: &[Extent], superseded: &mut Vec<PagePtr>) {
         for &extent in freed {
-            let stamps = [&frozen.fresh, &frozen.noted].map(|born| born.dirty.get(&extent.start).copied());
-            unwritten.extend(stamps.into_iter().flatten().map(|stamp| PagePtr { page: extent.start, stamp }));
+            let page = extent.start;
+            let stamps = [&frozen.fresh, &frozen.noted].map(|born| born.cached.get(&page).copied());
+            superseded.extend(stamps.into_iter().flatten().map(|stamp| PagePtr { page, stamp }));
             let _ = frozen.fresh.remove(extent) || frozen.noted.remove(extent);
         }
         for born in [frozen.fresh, frozen.noted] {
-            for (page, stamp) in born.dirty {
-                let known = if is_dirty(PagePtr { page, stamp }) {
-                    self.noted.dirty.insert(page, stamp).is_some()
-                } else {
-                    self.noted.written.insert(Extent::page(page));
-                    false
-                };
-                assert!(!known, "page {page} is alive twice");
+            for (page, stamp) in born.cached {
+                assert!(self.noted.cached.insert(page, stamp).is_none(), "page {page} is alive twice");
             }
             self.noted.written.extend(born.written.iter());
         }
@@ -223,13 +198,13 @@ impl UnwrittenPages {
         self.frozen_freed.clear();
     }
 
-    /// It failed. `is_dirty` tells which pages it did not come to write.
-    pub(crate) fn take_back(&mut self, is_dirty: impl Fn(PagePtr) -> bool) {
+    /// It failed.
+    pub(crate) fn take_back(&mut self) {
         let frozen = self.frozen.take().map(|frozen| Arc::try_unwrap(frozen).expect("the checkpoint has let go of it"));
         let freed = std::mem::take(&mut self.frozen_freed);
         for (owner, unwritten) in frozen.unwrap_or_default() {
             let freed = freed.get(&owner).map_or(&[][..], |freed| freed);
-            self.now.entry(owner).or_default().take_back(unwritten, freed, &is_dirty, &mut self.held);
+            self.now.entry(owner).or_default().take_back(unwritten, freed, &mut self.held);
         }
     }
 

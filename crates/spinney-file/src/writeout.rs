@@ -2,6 +2,7 @@
 //! checkpoints find little to do.
 
 use crate::{
+    cache::Pin,
     commit::DirtyPages,
     counters::FlushCounters,
     engine::Engine,
@@ -32,7 +33,7 @@ impl Engine {
     pub(crate) fn sealed_copies(&self, pages: &[PagePtr]) -> Vec<(PageNo, Bytes)> {
         let mut copies = Vec::with_capacity(pages.len());
         for ptr in pages {
-            let pin = self.pin();
+            let pin = Pin::new();
             if let Some(bytes) = self.cache.dirty_page(*ptr, &pin) {
                 let mut copy = bytes.to_vec();
                 let owner = PageHeader::owner(&copy);
@@ -45,32 +46,25 @@ impl Engine {
         copies
     }
 
-    /// Writes pages early that have not been superseded since the last time this looked. `false`: a checkpoint is doing it.
-    pub(crate) fn write_out(&self) -> Result<bool, FileError> {
-        let Some(_turn) = self.checkpoints.try_turn() else { return Ok(false) };
+    /// Writes pages early that have not been superseded since the last time this looked, unless a checkpoint is doing it.
+    pub(crate) fn write_out(&self) -> Result<(), FileError> {
+        let Some(_turn) = self.checkpoints.try_turn() else { return Ok(()) };
         self.written_out_at.store(self.pipeline.log_bytes(), Ordering::Relaxed);
         let now = self.next_stamp.load(Ordering::Acquire);
         let before = Stamp(self.cold_before.swap(now, Ordering::AcqRel));
-        let (mut pages, mut cold) = self.pipeline.begin_round(before);
-        pages.extend(cold.iter().map(|(_, ptr)| *ptr));
-        let done = self.write_unwritten(&mut pages, &self.disk.counters.checkpoints);
-        cold.retain(|(_, ptr)| !self.is_unwritten(*ptr));
-        self.pipeline.end_round(&cold);
-        done.map(|()| true)
+        let done = self.write_unwritten(&mut self.pipeline.begin_round(before), &self.disk.counters.checkpoints);
+        self.pipeline.end_round();
+        done
     }
 
     /// Writes all pages that small commits left.
     pub(crate) fn write_out_all(&self) -> Result<(), FileError> {
         self.cold_before.store(u64::MAX, Ordering::Release);
-        self.write_out().map(drop)
+        self.write_out()
     }
 
     /// Whether a page is in the cache only.
     pub(crate) fn is_unwritten(&self, ptr: PagePtr) -> bool {
-        self.cache.dirty_page(ptr, &self.pin()).is_some()
-    }
-
-    fn pin(&self) -> crate::cache::Pin {
-        crate::cache::Pin::new()
+        self.cache.dirty_page(ptr, &Pin::new()).is_some()
     }
 }

@@ -733,6 +733,56 @@ fn a_dropped_family_leaves_no_page_behind_after_a_crash() -> Result<()> {
     Ok(())
 }
 
+/// A transaction over two families writes what small commits left in both and then fails. What it came to write of it is claimed by
+/// the next image all the same.
+#[test]
+fn what_an_image_wrote_before_it_failed_is_claimed_by_the_next() -> Result<()> {
+    let (mut failed, mut went_on) = (0, 0);
+    for after in 0..24 {
+        let (disk, options) = (SimDisk::new(), options(1, None));
+        let db = open(&disk, &options)?;
+        let families = [db.family("a")?, db.family("b")?];
+        for family in &families {
+            let mut txn = family.begin()?;
+            (0..40u8).try_for_each(|i| txn.insert([i], [i; 300]).map(drop))?;
+            txn.commit()?;
+        }
+        db.checkpoint()?;
+        for (family, i) in families.iter().zip([3u8, 9]) {
+            let mut txn = family.begin()?;
+            txn.insert([i], "small")?;
+            txn.commit()?;
+        }
+        let unwritten = db.stats()?.file.unwritten_bytes;
+        assert!(unwritten > 0, "small commits leave pages in memory");
+        // More than may be left to the group's sync.
+        let mut txn = db.begin(&families)?;
+        for family in &families {
+            let mut table = txn.family(family)?;
+            (100..200u8).try_for_each(|i| table.insert([i], [i; 400]).map(drop))?;
+        }
+        disk.inject(Fault { calls: CallSet::WRITE, after, sticky: false, kind: FaultKind::Io });
+        let outcome = txn.commit();
+        disk.lift_faults();
+        if outcome.is_ok() || db.stats()?.file.poisoned {
+            continue;
+        }
+        failed += 1;
+        // A small image of the first family.
+        let images = db.stats()?.file.images.pages;
+        let mut txn = families[0].begin()?;
+        (20..50u8).try_for_each(|i| txn.insert([i], [7; 600]).map(drop))?;
+        txn.commit()?;
+        went_on += u64::from(db.stats()?.file.images.pages > images);
+        let expected = world_of(&db)?;
+        let db = open(&disk.power_cut(PowerCut::LoseAll), &options)?;
+        assert!(world_of(&db)? == expected, "write {after}");
+        check(&db, &format!("write {after}"))?;
+    }
+    assert!(failed > 3 && went_on > 3, "{failed} failed, {went_on} went on with an image");
+    Ok(())
+}
+
 /// Runs the harness over an engine with one rule broken; whether it noticed.
 fn notices(rule: Sabotage) -> bool {
     let tally = Tally::default();

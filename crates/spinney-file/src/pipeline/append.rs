@@ -220,14 +220,14 @@ impl Pipeline {
     }
 
     /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the
-    /// deltas.) `is_dirty` tells which pages it did not come to write.
-    pub(crate) fn take_back(&self, cut: Cut, is_dirty: impl Fn(PagePtr) -> bool) {
+    /// deltas.)
+    pub(crate) fn take_back(&self, cut: Cut) {
         let Cut { changed, freed_pages, unwritten, .. } = cut;
         drop(unwritten);
         let mut append = self.append.lock();
         append.changed.extend(changed);
         append.freed_pages += freed_pages;
-        append.unwritten.take_back(is_dirty);
+        append.unwritten.take_back();
     }
 
     /// The newest version with the root of an owner whose commits were repeated: as the log says it was, only now in memory.
@@ -296,29 +296,21 @@ impl Pipeline {
         self.rounds_finished.load(Ordering::Acquire)
     }
 
-    /// Begins a round that writes pages born before `stamp`.
-    pub(crate) fn begin_round(&self, stamp: Stamp) -> (Vec<PagePtr>, Vec<(Owner, PagePtr)>) {
+    /// Begins a round that writes pages born before `stamp`, those of them that nobody has written.
+    pub(crate) fn begin_round(&self, stamp: Stamp) -> Vec<PagePtr> {
         let mut append = self.append.lock();
         let unwritten = &mut append.unwritten;
         unwritten.rounds.0 += 1;
-        let cold = unwritten.now.iter().flat_map(|(&owner, unwritten)| {
-            unwritten.dirty().filter(|ptr| ptr.stamp < stamp).map(move |ptr| (owner, ptr))
-        });
-        let cold = cold.collect();
-        (std::mem::take(&mut unwritten.held), cold)
+        let mut pages = std::mem::take(&mut unwritten.held);
+        pages.extend(unwritten.now.values().flat_map(Unwritten::cached).filter(|ptr| ptr.stamp < stamp));
+        pages
     }
 
-    /// Ends it; `written` are in their place now.
-    pub(crate) fn end_round(&self, written: &[(Owner, PagePtr)]) {
-        let mut append = self.append.lock();
-        let unwritten = &mut append.unwritten;
-        for (owner, ptr) in written {
-            if let Some(unwritten) = unwritten.now.get_mut(owner) {
-                unwritten.note_written(*ptr);
-            }
-        }
-        unwritten.rounds.1 = unwritten.rounds.0;
-        self.rounds_finished.store(unwritten.rounds.1, Ordering::Release);
+    /// Ends the round that a checkpoint or [`begin_round`](Self::begin_round) began.
+    pub(crate) fn end_round(&self) {
+        let rounds = &mut self.append.lock().unwritten.rounds;
+        rounds.1 = rounds.0;
+        self.rounds_finished.store(rounds.1, Ordering::Release);
     }
 }
 
