@@ -303,7 +303,8 @@ impl Engine {
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
         let grown = if self.pipeline.half_full() { (LOG_GROWTH * blocks).min(limit) } else { 0 };
         let goal = grown.max(wanted).min(LOG_BLOCKS_MAX);
-        let may_grow = layout.extents().len() < RingLayout::EXTENTS_MAX && self.pipeline.has_room_to_grow();
+        // The record that says so takes a block that commits do not get.
+        let may_grow = layout.extents().len() < RingLayout::EXTENTS_MAX && self.pipeline.has_room(0);
         if goal <= blocks || !may_grow {
             return Ok((layout, None));
         }

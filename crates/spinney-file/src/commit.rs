@@ -148,7 +148,7 @@ impl Engine {
         let mut changed: Vec<&mut Part> = parts.iter_mut().filter(|part| part.is_changed()).collect();
         let mut shares = Vec::with_capacity(changed.len());
         for part in &mut changed {
-            shares.push(if self.fits_the_log(part) { self.take_ops(part) } else { self.take_image(part) });
+            shares.push(if self.fits_the_log(part) { self.take_ops(part) } else { Self::take_image(part) });
         }
         let done = if shares.iter().all(Share::is_ops) {
             self.append_ops(&mut shares, durability)
@@ -191,28 +191,14 @@ impl Engine {
         let (pages, raw) = part.take_unwritten();
         let dirty = pages.iter().map(|(ptr, _)| *ptr).collect();
         self.cache.insert_dirty(pages);
-        Share {
-            owner: part.owner,
-            root: OwnerRoot { root: part.root, stamp: part.stamp },
-            death: part.first_stamp,
-            freed: std::mem::take(&mut part.freed),
-            written: part.written_early.iter().collect(),
-            kind: Kind::Ops { effects, raw, dirty },
-        }
+        Share::new(part, Kind::Ops { effects, raw, dirty })
     }
 
     /// A part whose pages are written before it is appended.
-    fn take_image(&self, part: &mut Part) -> Share {
+    fn take_image(part: &mut Part) -> Share {
         let spilled = !part.written_early.is_empty();
         let pages = part.take_private();
-        Share {
-            owner: part.owner,
-            root: OwnerRoot { root: part.root, stamp: part.stamp },
-            death: part.first_stamp,
-            freed: std::mem::take(&mut part.freed),
-            written: part.written_early.iter().collect(),
-            kind: Kind::Image { pages, spilled, inherited: Inherited::default(), claims: ExtentSet::default() },
-        }
+        Share::new(part, Kind::Image { pages, spilled, inherited: Inherited::default(), claims: ExtentSet::default() })
     }
 
     /// Small commits: one record, and nothing is written before it.
@@ -231,7 +217,7 @@ impl Engine {
             if let Some(done) = self.pipeline.append(&self.options, &self.owners, prepared)? {
                 return Ok(done);
             }
-            self.make_log_room(Pipeline::blocks_for(record.len()), || self.pipeline.has_room(record.len()))?;
+            self.make_log_room(Pipeline::blocks_for(record.len()))?;
         }
     }
 
@@ -263,7 +249,7 @@ impl Engine {
                 break blocks;
             }
             turn = None;
-            self.make_log_room(blocks, || self.pipeline.has_blocks(blocks))?;
+            self.make_log_room(blocks)?;
         };
         #[cfg(any(test, feature = "testing"))]
         let claimed: Vec<Extent> = shares.iter().flat_map(Share::claims).collect();
@@ -416,6 +402,18 @@ pub(crate) enum Kind {
 }
 
 impl Share {
+    /// Of a part whose private pages have been taken.
+    fn new(part: &mut Part, kind: Kind) -> Self {
+        Self {
+            owner: part.owner,
+            root: OwnerRoot { root: part.root, stamp: part.stamp },
+            death: part.first_stamp,
+            freed: std::mem::take(&mut part.freed),
+            written: part.written_early.clone(),
+            kind,
+        }
+    }
+
     pub(crate) fn is_ops(&self) -> bool {
         matches!(self.kind, Kind::Ops { .. })
     }

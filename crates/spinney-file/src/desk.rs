@@ -51,7 +51,7 @@ impl Desk {
     }
 
     /// Takes back the numbers that nobody needs any more.
-    pub(crate) fn settle(&mut self, engine: &Engine, owner: Owner) {
+    fn settle(&mut self, engine: &Engine, owner: Owner) {
         if self.limbo.is_empty() && self.held.is_empty() {
             return;
         }

@@ -151,17 +151,11 @@ impl Engine {
 
     // ---- room in the log (rule 5) ----
 
-    /// Makes room for a record of so many blocks, by checkpoints if need be, until `made` says that there is. The caller holds
-    /// writer slots only.
-    pub(crate) fn make_log_room(&self, blocks: u64, made: impl Fn() -> bool) -> Result<(), FileError> {
+    /// Makes room for a record of so many blocks, by checkpoints if need be. The caller holds writer slots only.
+    pub(crate) fn make_log_room(&self, blocks: u64) -> Result<(), FileError> {
         let mut checkpoints_tried = 0;
         loop {
-            // Seqs are given at append; the margin covers what may be appended between here and there.
-            let is_made = || {
-                let seqs_left = self.pipeline.seq_limit().0.saturating_sub(self.pipeline.appended().0);
-                seqs_left > 1024 && made()
-            };
-            if is_made() {
+            if self.pipeline.has_room(blocks) {
                 return Ok(());
             }
             if self.pipeline.is_poisoned() {
@@ -173,7 +167,7 @@ impl Engine {
             checkpoints_tried += 1;
             let mut served = false;
             let done = self.checkpoint_unless(|| {
-                served = is_made();
+                served = self.pipeline.has_room(blocks);
                 served
             });
             match done {

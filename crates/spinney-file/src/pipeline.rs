@@ -182,10 +182,6 @@ impl LogRoom {
     fn promised(&self) -> u64 {
         self.used + self.writing + self.queued + self.reserved
     }
-
-    fn fits(&self, blocks: u64) -> bool {
-        self.promised() + blocks + KEPT_BLOCKS <= self.blocks
-    }
 }
 
 /// The log as statistics show it, in blocks of 4 KiB.
@@ -462,91 +458,88 @@ mod tests {
     use crate::{log::Record, storage::MemStorage};
     use spinney_alloc::Extent;
 
-    fn commit(pipeline: &Pipeline, disk: &Disk, options: &FileOptions, owners: &OwnerTable) {
-        let record = Record::Anchor.encode();
-        let prepared = anchor(&record, 0);
-        let done = pipeline.append(options, owners, prepared).unwrap().expect("there is room for one");
-        pipeline.wait(disk, options, done.seq, Goal::Durable).unwrap();
+    /// A pipeline with what it works on.
+    struct Bed {
+        disk: Disk,
+        options: FileOptions,
+        owners: OwnerTable,
+        pipeline: Pipeline,
     }
 
-    fn anchor(record: &[u8], reserved_blocks: u64) -> Prepared<'_> {
-        Prepared { record, reserved_blocks, immediate: true, unsynced_bytes: 0, shares: &mut [] }
+    impl Bed {
+        fn new(layout: RingLayout, tail: u64, head: u64) -> Self {
+            let pipeline = Pipeline::new(PipelineStart {
+                file_id: [1; 16],
+                layout,
+                tail,
+                head,
+                chain: 0,
+                epoch: 0,
+                version: Version::at_opening(Seq(0)),
+                seq_limit: Seq(1 << 30),
+                freed_pages: 0,
+                changed: BTreeSet::new(),
+            });
+            Self {
+                disk: Disk::new(Arc::new(MemStorage::new()), 4096),
+                options: FileOptions::default(),
+                owners: OwnerTable::new(4096, Vec::new()),
+                pipeline,
+            }
+        }
+
+        fn wait(&self, seq: Seq) {
+            self.pipeline.wait(&self.disk, &self.options, seq, Goal::Durable).unwrap();
+        }
+
+        fn commit(&self, reserved_blocks: u64) {
+            let record = Record::Anchor.encode();
+            let commit =
+                Prepared { record: &record, reserved_blocks, immediate: true, unsynced_bytes: 0, shares: &mut [] };
+            let done = self.pipeline.append(&self.options, &self.owners, commit).unwrap();
+            self.wait(done.expect("there is room for one").seq);
+        }
+
+        fn begin_checkpoint(&self, layout: &RingLayout) -> Cut {
+            let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
+            self.pipeline.append_checkpoint(&record, layout.clone()).unwrap()
+        }
     }
 
     #[test]
     fn a_log_that_grows_while_it_wraps_offers_no_block_before_its_tail_moves() {
-        let disk = Disk::new(Arc::new(MemStorage::new()), 4096);
-        let options = FileOptions::default();
-        let owners = OwnerTable::new(4096, Vec::new());
         let (old, gained) = (Extent::new(10, 16).unwrap(), Extent::new(100, 16).unwrap());
-        let layout = RingLayout::new(vec![old], 4096).unwrap();
-        let pipeline = Pipeline::new(PipelineStart {
-            file_id: [1; 16],
-            layout: layout.clone(),
-            // The tail is at block 8, and the log goes on to 14.
-            head: 14,
-            tail: 8,
-            chain: 0,
-            epoch: 0,
-            version: Version::at_opening(Seq(0)),
-            seq_limit: Seq(1 << 30),
-            freed_pages: 0,
-            changed: BTreeSet::new(),
-        });
-        for _ in 0..3 {
-            commit(&pipeline, &disk, &options, &owners); // 14, 15, 0
-        }
-        let larger = RingLayout::new(vec![old, gained], 4096).unwrap();
-        let record = Record::Checkpoint { log: larger.extents().to_vec() }.encode();
-        let cut = pipeline.append_checkpoint(&record, larger.clone()).unwrap();
-        pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap(); // 1
-        let position = pipeline.cut_position(cut.seq);
+        // The tail is at block 8, and the log goes on to 14.
+        let bed = Bed::new(RingLayout::new(vec![old], 4096).unwrap(), 8, 14);
+        (0..3).for_each(|_| bed.commit(0)); // 14, 15, 0
+        let cut = bed.begin_checkpoint(&RingLayout::new(vec![old, gained], 4096).unwrap());
+        bed.wait(cut.seq); // 1
+        let position = bed.pipeline.cut_position(cut.seq);
         assert_eq!(position.block, 2);
         let mut reserved = 0;
-        while pipeline.reserve(1) {
+        while bed.pipeline.reserve(1) {
             reserved += 1;
         }
         assert!(position.block + reserved < 8, "{reserved} blocks before the tail at 8");
-        pipeline.free_before(position);
-        assert!(pipeline.reserve(20), "the whole ring is free but for what is kept");
+        bed.pipeline.free_before(position);
+        assert!(bed.pipeline.reserve(20), "the whole ring is free but for what is kept");
     }
 
     #[test]
     fn commits_between_checkpoints_that_fail_take_no_room_from_the_next() {
-        let disk = Disk::new(Arc::new(MemStorage::new()), 4096);
-        let options = FileOptions::default();
-        let owners = OwnerTable::new(4096, Vec::new());
         let layout = RingLayout::new(vec![Extent::new(10, 16).unwrap()], 4096).unwrap();
-        let pipeline = Pipeline::new(PipelineStart {
-            file_id: [1; 16],
-            layout: layout.clone(),
-            head: 0,
-            tail: 0,
-            chain: 0,
-            epoch: 0,
-            version: Version::at_opening(Seq(0)),
-            seq_limit: Seq(1 << 30),
-            freed_pages: 0,
-            changed: BTreeSet::new(),
-        });
+        let bed = Bed::new(layout.clone(), 0, 0);
         // As many commits as there is room for are on their way at once.
-        let reserved = (0..).take_while(|_| pipeline.reserve(1)).count();
-        let begin = || {
-            let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-            pipeline.append_checkpoint(&record, layout.clone())
-        };
+        let reserved = (0..).take_while(|_| bed.pipeline.reserve(1)).count();
         for _ in 0..reserved {
-            pipeline.take_back(begin().unwrap(), |_| true);
-            let record = Record::Anchor.encode();
-            let done = pipeline.append(&options, &owners, anchor(&record, 1)).unwrap().unwrap();
-            pipeline.wait(&disk, &options, done.seq, Goal::Durable).unwrap();
+            bed.pipeline.take_back(bed.begin_checkpoint(&layout));
+            bed.commit(1);
         }
-        let cut = begin().unwrap();
-        pipeline.wait(&disk, &options, cut.seq, Goal::Durable).unwrap();
-        pipeline.free_before(pipeline.cut_position(cut.seq));
-        pipeline.forget_frozen();
-        let anchor = pipeline.append_anchor(&Record::Anchor.encode()).unwrap();
-        pipeline.wait(&disk, &options, anchor, Goal::Durable).unwrap();
-        assert!(pipeline.reserve(reserved as u64 - 1), "the log is free again");
+        let cut = bed.begin_checkpoint(&layout);
+        bed.wait(cut.seq);
+        bed.pipeline.free_before(bed.pipeline.cut_position(cut.seq));
+        bed.pipeline.forget_frozen();
+        bed.wait(bed.pipeline.append_anchor(&Record::Anchor.encode()).unwrap());
+        assert!(bed.pipeline.reserve(reserved as u64 - 1), "the log is free again");
     }
 }

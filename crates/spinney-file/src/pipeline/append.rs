@@ -17,6 +17,8 @@ use parking_lot::MutexGuard;
 use spinney_alloc::{Delta, Freed, Owner, PageNo, Seq, Stamp};
 use std::sync::{Arc, atomic::Ordering};
 
+/// Seqs below the limit that are not promised: for what has a promise already, and for checkpoints.
+const SEQS_KEPT: u64 = 1024;
 /// Whoever appends beyond this writes the queue, so that memory stays bounded.
 const QUEUE_BLOCKS_MAX: u64 = (1 << 20) / BLOCK_BYTES;
 /// The background thread looks for work whenever this part of the log has been filled, as a divisor.
@@ -32,24 +34,19 @@ impl Pipeline {
 
     /// Reserves room; `false` when only a checkpoint can make it.
     pub(crate) fn reserve(&self, blocks: u64) -> bool {
-        let room = &mut self.append.lock().room;
-        let fits = room.fits(blocks);
-        room.reserved += if fits { blocks } else { 0 };
-        fits
+        let mut append = self.append.lock();
+        let has_room = append.has_room(blocks, self.seq_limit());
+        append.room.reserved += if has_room { blocks } else { 0 };
+        has_room
     }
 
     pub(crate) fn unreserve(&self, blocks: u64) {
         self.append.lock().room.reserved -= blocks;
     }
 
-    /// Whether a reservation would succeed now.
-    pub(crate) fn has_blocks(&self, blocks: u64) -> bool {
-        self.append.lock().room.fits(blocks)
-    }
-
-    /// Whether a record that reserves nothing would be appended now.
-    pub(crate) fn has_room(&self, record_bytes: usize) -> bool {
-        self.append.lock().room.fits(Self::blocks_for(record_bytes))
+    /// Whether a record of so many blocks would find room now.
+    pub(crate) fn has_room(&self, blocks: u64) -> bool {
+        self.append.lock().has_room(blocks, self.seq_limit())
     }
 
     /// Whether a commit of that many blocks fits into an otherwise empty log.
@@ -61,12 +58,6 @@ impl Pipeline {
     pub(crate) fn half_full(&self) -> bool {
         let room = self.append.lock().room;
         2 * room.promised() > room.blocks
-    }
-
-    /// Whether the record of a log that grows fits without the blocks that are a recovery's.
-    pub(crate) fn has_room_to_grow(&self) -> bool {
-        let room = self.append.lock().room;
-        room.promised() + KEPT_BLOCKS <= room.blocks
     }
 
     // ---- append (rule 6) ----
@@ -94,11 +85,9 @@ impl Pipeline {
         if self.is_closed() {
             return Err(FileError::Closed);
         }
-        if commit.reserved_blocks == 0 {
-            let has_seqs = append.next < self.seq_limit.load(Ordering::Relaxed);
-            if !has_seqs || !append.room.fits(Self::blocks_for(commit.record.len())) {
-                return Ok(None);
-            }
+        let blocks = Self::blocks_for(commit.record.len());
+        if commit.reserved_blocks == 0 && !append.has_room(blocks, self.seq_limit()) {
+            return Ok(None);
         }
         let seq = self.next_seq(&mut append);
         if late {
@@ -315,6 +304,12 @@ impl Pipeline {
 }
 
 impl Append {
+    /// Whether a record of so many blocks may be promised a place, and a number below the durable limit (rules 5 and 21).
+    fn has_room(&self, blocks: u64, seq_limit: Seq) -> bool {
+        let room = &self.room;
+        room.promised() + blocks + KEPT_BLOCKS <= room.blocks && self.next + SEQS_KEPT < seq_limit.0
+    }
+
     /// The log's layout once all groups are written. A checkpoint that failed may have left one with which the log grows.
     pub(super) fn layout(&self, writer: &LogWriter) -> RingLayout {
         let promised = self.groups.iter().rev().find_map(|group| group.cut.as_ref());
