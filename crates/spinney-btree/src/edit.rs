@@ -5,7 +5,6 @@
 //! the root down to some level, and copying goes top-down from there.
 
 use crate::{
-    effects::{Effect, Notes},
     error::TreeError,
     graveyard::Grave,
     node::{Child, LargeRef, Node, Stored, layout::*},
@@ -21,7 +20,6 @@ pub(crate) struct Scratch {
     pub(crate) left: Vec<u8>,
     pub(crate) right: Vec<u8>,
     pub(crate) parent: Vec<u8>,
-    pub(crate) notes: Notes,
 }
 
 /// One tree being changed.
@@ -99,12 +97,6 @@ enum Edge {
 impl Edit<'_> {
     pub(crate) fn owner(&self) -> Owner {
         self.part.owner()
-    }
-
-    /// Notes what an operation that succeeded has done.
-    #[inline]
-    pub(crate) fn note(&mut self, effect: Effect<'_>) {
-        self.scratch.notes.note(self.part, effect);
     }
 
     pub(crate) fn corrupt(&self, page: PageNo, why: &'static str) -> TreeError {

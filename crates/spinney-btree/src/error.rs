@@ -77,3 +77,20 @@ pub enum TreeError {
     #[error("an earlier operation of this transaction failed: drop it and begin again")]
     Broken,
 }
+
+/// What the file layer is told by a merge. The log passed its checksums, so effects that do not fit are damage, whatever they are.
+pub(crate) fn to_file_error(error: TreeError, page_bytes: u64) -> FileError {
+    let damaged = |why| FileError::Damaged { at: 0, why };
+    match error {
+        TreeError::File(error) => error,
+        TreeError::Corrupt { page, owner, why, .. } => {
+            FileError::Corrupt { page, owner: Some(owner), at: page.get() * page_bytes, why }
+        }
+        TreeError::BadRoot { why, .. } => damaged(why),
+        TreeError::KeyTooLong { .. } => damaged("an effect has a key that is too long"),
+        TreeError::ValueTooLarge { .. } => damaged("an effect has a value that is too large"),
+        TreeError::NoTable(_) => damaged("an effect names a table that does not exist"),
+        TreeError::TableExists(_) => damaged("an effect creates a table that exists"),
+        TreeError::Unsorted { .. } | TreeError::Source(_) | TreeError::Broken => damaged("effects cannot be applied"),
+    }
+}

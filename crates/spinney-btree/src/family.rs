@@ -2,9 +2,9 @@
 
 use crate::{
     edit::{Edit, Scratch},
-    effects::Effect,
     error::TreeError,
     graveyard::{self, Grave, Listed},
+    layers::Pending,
     range::Borrowed,
     root::{FamilyRoot, TableId, TreeRoot},
     tree::Tree,
@@ -45,23 +45,34 @@ impl FamilyTxn {
     ///
     /// # Errors
     /// [`TreeError::BadRoot`].
-    pub fn new(part: &Part) -> Result<Self, TreeError> {
-        let owner = part.owner();
-        let FamilyRoot { default, tables: directory } = FamilyRoot::decode(owner, part.root())?;
-        let txn = Self {
-            owner,
+    pub fn new(part: &mut Part) -> Result<Self, TreeError> {
+        if !part.is_in_pages() {
+            part.set_pending(Box::new(Pending::new(part)));
+        }
+        let mut txn = Self {
+            owner: part.owner(),
             first_stamp: part.stamp(),
-            default,
-            directory,
+            default: TreeRoot::EMPTY,
+            directory: TreeRoot::EMPTY,
             tables: BTreeMap::new(),
             graves: Vec::new(),
             listed: None,
             scratch: Scratch::default(),
             broken: false,
         };
-        txn.check_birth(&default)?;
-        txn.check_birth(&directory)?;
+        txn.load(part)?;
         Ok(txn)
+    }
+
+    /// The roots of the part's descriptor, which is not this transaction's.
+    fn load(&mut self, part: &Part) -> Result<(), TreeError> {
+        let FamilyRoot { default, tables: directory } = FamilyRoot::decode(self.owner, part.root())?;
+        self.first_stamp = part.stamp();
+        self.check_birth(&default)?;
+        self.check_birth(&directory)?;
+        (self.default, self.directory) = (default, directory);
+        self.tables.clear();
+        Ok(())
     }
 
     /// The family, for some operations.
@@ -70,22 +81,93 @@ impl FamilyTxn {
         FamilyMut { part, txn: self }
     }
 
-    /// Writes changed roots to the directory and the family's root to the part, and shortens the effects that the part has
-    /// noted for the log to the last one of each key. Call it before the commit; calling it
-    /// more often is legal.
+    /// Changes pages from here on: what the transaction has done so far goes there, after what earlier small commits left. Roots that were
+    /// asked for before are outdated. Costs nothing the second time.
+    ///
+    /// # Errors
+    /// Those of [`Part::enter_pages`], after which nothing has changed; and of changing pages.
+    pub fn enter_pages(&mut self, part: &mut Part) -> Result<(), TreeError> {
+        self.intact()?;
+        if part.is_in_pages() {
+            return Ok(());
+        }
+        part.enter_pages()?;
+        self.broken = true; // what it did is not there yet
+        let pending = part.take_pending();
+        self.load(part)?;
+        self.broken = false;
+        if let Some(pending) = pending.as_ref().and_then(|pending| pending.downcast_ref::<Pending>()) {
+            for (table, points) in pending.points() {
+                self.broken = true;
+                let mut family = FamilyMut { part: &mut *part, txn: &mut *self };
+                let found = family.table_root(table)?.is_some();
+                self.broken = false;
+                if !found {
+                    return Err(TreeError::NoTable(table));
+                }
+                TreeMut::new(part, self, table).apply(&points)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes changed roots to the directory and the family's root to the part; of a small transaction, its effects. Call it before the
+    /// commit; calling it more often is legal.
     ///
     /// # Errors
     /// [`TreeError::Broken`] when an operation failed half-way: such a transaction must not be committed.
     pub fn store(&mut self, part: &mut Part) -> Result<(), TreeError> {
-        let root = self.family(part).list_all()?;
-        part.set_root(root.encode());
-        self.scratch.notes.shorten(part);
+        self.intact()?;
+        if part.is_in_pages() {
+            let root = self.family(part).list_all()?;
+            part.set_root(root.encode());
+        } else {
+            let effects = self.pending(part).effects();
+            part.set_effects(effects);
+        }
         Ok(())
     }
 
     /// Whether an operation failed half-way, so that the transaction can only be dropped.
     pub fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    pub(crate) fn intact(&self) -> Result<(), TreeError> {
+        if self.broken { Err(TreeError::Broken) } else { Ok(()) }
+    }
+
+    /// What a small transaction has done so far.
+    pub(crate) fn pending<'p>(&self, part: &'p mut Part) -> &'p mut Pending {
+        let pending = part.pending_mut().and_then(|pending| pending.downcast_mut());
+        pending.expect("set when the transaction began, and gone when it entered the pages")
+    }
+
+    pub(crate) fn pending_bytes(&self, part: &mut Part) -> usize {
+        self.pending(part).bytes()
+    }
+
+    /// The root of a table that has been looked up.
+    pub(crate) fn root_of(&self, table: TableId) -> Option<TreeRoot> {
+        match table {
+            TableId::DEFAULT => Some(self.default),
+            _ => self.tables.get(&table).and_then(|open| open.root),
+        }
+    }
+
+    /// The root of a table as the transaction sees it, which stays known.
+    pub(crate) fn look_up(&mut self, part: &mut Part, table: TableId) -> Result<Option<TreeRoot>, TreeError> {
+        FamilyMut { part, txn: self }.table_root(table)
+    }
+
+    /// A table that has been looked up, to change its pages.
+    pub(crate) fn edit<'a>(&'a mut self, part: &'a mut Part, table: TableId) -> Edit<'a> {
+        let root = match table {
+            TableId::DEFAULT => &mut self.default,
+            _ => self.tables.get_mut(&table).and_then(|open| open.root.as_mut()).expect("looked up"),
+        };
+        let (scratch, graves, broken) = (&mut self.scratch, &mut self.graves, &mut self.broken);
+        Edit { part, root, table, scratch, graves, broken }
     }
 
     /// Refuses roots that claim to be from this transaction but come from the file.
@@ -117,19 +199,8 @@ impl<'a> FamilyMut<'a> {
     /// # Errors
     /// [`TreeError::NoTable`].
     pub fn table(&mut self, id: TableId) -> Result<TreeMut<'_>, TreeError> {
-        let (part, txn) = self.open(id)?;
-        let root = match id {
-            TableId::DEFAULT => &mut txn.default,
-            _ => txn.tables.get_mut(&id).and_then(|open| open.root.as_mut()).ok_or(TreeError::NoTable(id))?,
-        };
-        Ok(TreeMut::new(Edit {
-            part,
-            root,
-            table: id,
-            scratch: &mut txn.scratch,
-            graves: &mut txn.graves,
-            broken: &mut txn.broken,
-        }))
+        self.table_root(id)?.ok_or(TreeError::NoTable(id))?;
+        Ok(TreeMut::new(self.part, self.txn, id))
     }
 
     /// The same for as long as the family is borrowed.
@@ -137,20 +208,8 @@ impl<'a> FamilyMut<'a> {
     /// # Errors
     /// [`TreeError::NoTable`].
     pub fn into_table(mut self, id: TableId) -> Result<TreeMut<'a>, TreeError> {
-        self.open(id)?;
-        let Self { part, txn } = self;
-        let root = match id {
-            TableId::DEFAULT => &mut txn.default,
-            _ => txn.tables.get_mut(&id).and_then(|open| open.root.as_mut()).ok_or(TreeError::NoTable(id))?,
-        };
-        Ok(TreeMut::new(Edit {
-            part,
-            root,
-            table: id,
-            scratch: &mut txn.scratch,
-            graves: &mut txn.graves,
-            broken: &mut txn.broken,
-        }))
+        self.table_root(id)?.ok_or(TreeError::NoTable(id))?;
+        Ok(TreeMut::new(self.part, self.txn, id))
     }
 
     /// The root of a table as the transaction sees it; `None` when there is no such table.
@@ -189,11 +248,11 @@ impl<'a> FamilyMut<'a> {
         if id == TableId::DIRECTORY {
             return Err(TreeError::NoTable(id));
         }
+        self.txn.enter_pages(self.part)?;
         if self.table_root(id)?.is_some() {
             return Err(TreeError::TableExists(id));
         }
         self.txn.tables.get_mut(&id).expect("just looked up").root = Some(TreeRoot::EMPTY);
-        self.note(Effect::CreateTable(id));
         Ok(())
     }
 
@@ -210,11 +269,10 @@ impl<'a> FamilyMut<'a> {
             self.table(id)?.clear()?;
             return Ok(true);
         }
-        self.table(id)?.clear_unnoted()?;
+        self.table(id)?.clear()?;
         if let Some(open) = self.txn.tables.get_mut(&id) {
             open.root = None;
         }
-        self.note(Effect::DropTable(id));
         Ok(true)
     }
 
@@ -223,13 +281,12 @@ impl<'a> FamilyMut<'a> {
     /// # Errors
     /// As for [`FamilyTxn::store`].
     pub fn drop_all(&mut self) -> Result<(), TreeError> {
-        self.table(TableId::DEFAULT)?.clear_unnoted()?;
+        self.table(TableId::DEFAULT)?.clear()?;
         self.list_tables_changed()?;
         // The directory is buried as a tree whose leaves lead to all other trees and graves.
         self.txn.graves.extend(Grave::of_tree(&self.txn.directory, TableId::DIRECTORY));
         self.txn.directory = TreeRoot::EMPTY;
         self.txn.tables.clear();
-        self.note(Effect::DropAll);
         Ok(())
     }
 
@@ -239,6 +296,7 @@ impl<'a> FamilyMut<'a> {
     /// # Errors
     /// Those of reading pages; the transaction is [`Broken`](TreeError::Broken) then.
     pub fn collect(&mut self, budget_pages: u64) -> Result<u64, TreeError> {
+        self.txn.enter_pages(self.part)?;
         let mut freed = 0;
         while freed < budget_pages {
             if self.txn.graves.is_empty() {
@@ -263,10 +321,6 @@ impl<'a> FamilyMut<'a> {
     /// Those of reading the directory.
     pub fn graveyard_is_empty(&mut self) -> Result<bool, TreeError> {
         Ok(self.txn.graves.is_empty() && self.last_listed_grave()?.is_none())
-    }
-
-    fn note(&mut self, effect: Effect<'_>) {
-        self.txn.scratch.notes.note(self.part, effect);
     }
 
     /// Looks a table up, so that its root is among the open ones. Lends the two halves.

@@ -10,6 +10,7 @@
 //!                       v
 //!                    [Pages]      pages pass `page_check` once, when they are loaded
 //! ```
+//! A transaction that does little changes no page at all: what it did stands above the roots until it is merged.
 //! Always: a child's level is its parent's minus one, its keys lie inside the parent's separators, its entries are what the
 //! parent counts, and its stamp is not above the parent's.
 #![forbid(unsafe_code)]
@@ -33,6 +34,12 @@ mod check; // everything pages promise each other
 mod range; // in order, from both ends
 mod tree; // by key
 
+// what is not in pages yet,
+mod growing; // a list that only grows
+mod layers; // what small commits left above a family's root
+mod memtable; // keys in memory, with all their values
+mod merged; // both in order, from both ends
+
 // and how they change.
 mod bulk; // sorted input
 mod edit; // private copies, insertion, splits
@@ -41,21 +48,18 @@ mod family; // the tables of a family in a transaction
 mod graveyard; // what waits to be freed
 mod remove; // removal and repair
 mod remove_range; // two edges, and all between them to the graveyard
-mod replay; // from effects to the same contents
 mod sweep; // many changes in key order
 mod tree_mut; // one table in a transaction
 
-#[cfg(feature = "testing")]
-pub use crate::replay::replay_in_batches;
 pub use crate::{
     check::{CheckOptions, CheckReport, TreeStats, check, stats},
     dump::dump_page,
     error::TreeError,
     family::{FamilyMut, FamilyTxn},
     graveyard::Grave,
+    layers::SMALL_COMMITS,
     limits::Limits,
     range::{Borrowed, Bounds, Range, Value},
-    replay::replay,
     root::{FamilyRoot, TableId, TreeRoot},
     seal::page_check,
     tree::Tree,
@@ -63,9 +67,9 @@ pub use crate::{
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
-    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin,
-    Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+    Above, AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
+    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part,
+    Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

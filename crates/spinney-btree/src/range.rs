@@ -2,13 +2,16 @@
 
 use crate::{
     error::TreeError,
+    layers::Over,
+    memtable::KeyBounds,
+    merged::Merged,
     node::{LargeRef, Node, Stored},
     root::{TableId, TreeRoot},
-    tree::Tree,
+    tree::{Tree, piece},
 };
 use bytes::Bytes;
 use spinney_file::{FileError, Owner, PageNo, PagePtr, Pages, Pin};
-use std::{fmt, ops::Bound};
+use std::{any::Any, fmt, ops::Bound};
 
 /// The ends of a range of keys. Any pair is legal: a start after the end, or equal ends of which one is excluded,
 /// make an empty range.
@@ -40,6 +43,15 @@ impl<P: Pages> Pages for Borrowed<'_, P> {
     fn page_bytes(&self) -> usize {
         self.0.page_bytes()
     }
+
+    fn above(&self, owner: Owner) -> Option<&(dyn Any + Send + Sync)> {
+        self.0.above(owner)
+    }
+}
+
+/// The same ends, borrowed.
+pub(crate) fn borrowed(bounds: &Bounds) -> KeyBounds<'_> {
+    (bounds.0.as_ref().map(|key| &key[..]), bounds.1.as_ref().map(|key| &key[..]))
 }
 
 /// The value of an entry met in a range: large values are read only when asked for.
@@ -68,6 +80,11 @@ impl<P: Pages> Source<P> {
 }
 
 impl<P: Pages> Value<P> {
+    /// One that is in memory already.
+    pub(crate) fn inline(bytes: Bytes) -> Self {
+        Self(OwnedValue::Inline(bytes))
+    }
+
     /// In bytes. Costs nothing.
     pub fn len(&self) -> u64 {
         match &self.0 {
@@ -92,10 +109,7 @@ impl<P: Pages> Value<P> {
     /// Up to `len` bytes from byte `offset` on; see [`Tree::read_at`](crate::Tree::read_at).
     pub fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, TreeError> {
         match &self.0 {
-            OwnedValue::Inline(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-                Ok(bytes.slice(start..start.saturating_add(len).min(bytes.len())))
-            }
+            OwnedValue::Inline(bytes) => Ok(bytes.slice(piece(bytes.len(), offset, len))),
             OwnedValue::Large(large, source) => source.tree().read_large(*large, offset, len),
         }
     }
@@ -110,9 +124,67 @@ impl<P> fmt::Debug for Value<P> {
     }
 }
 
+/// An entry on its way out of a range.
+pub(crate) type Entry<P> = (Bytes, Value<P>);
+
 /// The entries of a range, in order from either end. Owns what it needs, holds no pin between calls, and keeps at most two
 /// leaves in memory. An error is the end: after it come `None`s, never an entry further on.
 pub struct Range<P> {
+    entries: Entries<P>,
+}
+
+/// Where they come from.
+#[expect(clippy::large_enum_variant, reason = "the common one is made without an allocation")]
+enum Entries<P> {
+    /// Pages tell all.
+    Pages(PageRange<P>),
+    /// Something stands above them.
+    Merged(Box<Merged<P>>),
+}
+
+impl<P: Pages + Clone> Range<P> {
+    /// Reads nothing yet.
+    pub fn new(pages: P, owner: Owner, table: TableId, root: TreeRoot, bounds: Bounds) -> Self {
+        let is_merged = !Over::of(&pages, owner, table).is_empty();
+        let pages = PageRange::new(pages, owner, table, root, bounds);
+        let entries = if is_merged { Entries::Merged(Box::new(Merged::new(pages))) } else { Entries::Pages(pages) };
+        Self { entries }
+    }
+}
+
+impl<P: Pages + Clone> Iterator for Range<P> {
+    type Item = Result<(Bytes, Value<P>), TreeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.entries {
+            Entries::Pages(range) => range.next(),
+            Entries::Merged(merged) => merged.next(),
+        }
+    }
+}
+
+impl<P: Pages + Clone> DoubleEndedIterator for Range<P> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        match &mut self.entries {
+            Entries::Pages(range) => range.next_back(),
+            Entries::Merged(merged) => merged.next_back(),
+        }
+    }
+}
+
+impl<P: Pages + Clone> std::iter::FusedIterator for Range<P> {}
+
+impl<P> fmt::Debug for Range<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.entries {
+            Entries::Pages(range) => range.fmt(f),
+            Entries::Merged(merged) => merged.fmt(f),
+        }
+    }
+}
+
+/// The entries of a range that are in pages.
+pub(crate) struct PageRange<P> {
     source: Source<P>,
     bounds: Bounds,
     front: Option<Cursor>,
@@ -120,7 +192,20 @@ pub struct Range<P> {
     finished: bool,
 }
 
-impl<P> fmt::Debug for Range<P> {
+impl<P> PageRange<P> {
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+}
+
+impl<P: Pages> PageRange<P> {
+    /// What stands above these pages.
+    pub(crate) fn over(&self) -> Over<'_> {
+        Over::of(&self.source.pages, self.source.owner, self.source.table)
+    }
+}
+
+impl<P> fmt::Debug for PageRange<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (owner, table) = (self.source.owner, self.source.table);
         f.debug_struct("Range").field("owner", &owner).field("table", &table).field("finished", &self.finished).finish()
@@ -147,9 +232,9 @@ enum End {
     Back,
 }
 
-impl<P: Pages + Clone> Range<P> {
+impl<P: Pages + Clone> PageRange<P> {
     /// Reads nothing yet.
-    pub fn new(pages: P, owner: Owner, table: TableId, root: TreeRoot, bounds: Bounds) -> Self {
+    pub(crate) fn new(pages: P, owner: Owner, table: TableId, root: TreeRoot, bounds: Bounds) -> Self {
         use Bound::{Excluded, Included};
         let empty = match (&bounds.0, &bounds.1) {
             (Included(start), Included(end)) => start > end,
@@ -321,7 +406,7 @@ impl Cursor {
     }
 }
 
-impl<P: Pages + Clone> Iterator for Range<P> {
+impl<P: Pages + Clone> Iterator for PageRange<P> {
     type Item = Result<(Bytes, Value<P>), TreeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -329,10 +414,10 @@ impl<P: Pages + Clone> Iterator for Range<P> {
     }
 }
 
-impl<P: Pages + Clone> DoubleEndedIterator for Range<P> {
+impl<P: Pages + Clone> DoubleEndedIterator for PageRange<P> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.step_or_stop(End::Back)
     }
 }
 
-impl<P: Pages + Clone> std::iter::FusedIterator for Range<P> {}
+impl<P: Pages + Clone> std::iter::FusedIterator for PageRange<P> {}

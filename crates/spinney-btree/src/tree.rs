@@ -3,21 +3,23 @@
 use crate::{
     error::TreeError,
     large::LargeReader,
+    layers::Over,
     node::{LargeRef, Node, Stored},
-    range::{Bounds, Range},
+    range::{Borrowed, Bounds, Range, borrowed},
     root::{TableId, TreeRoot},
 };
 use bytes::Bytes;
 use spinney_file::{Owner, PageNo, PagePtr, Pages, Pin};
 use std::ops::Bound;
 
-/// One tree as its root shows it. Borrowed and cheap to make: make one per operation.
+/// One tree as its root shows it, and what stands above that and is not in pages yet. Borrowed and cheap to make: make one per operation.
 #[derive(Debug)]
 pub struct Tree<'a, P> {
     pages: &'a P,
     owner: Owner,
     table: TableId,
     root: TreeRoot,
+    over: Over<'a>,
 }
 
 impl<P> Clone for Tree<'_, P> {
@@ -31,17 +33,17 @@ impl<P> Copy for Tree<'_, P> {}
 impl<'a, P: Pages> Tree<'a, P> {
     /// A tree whose pages are read from `pages`.
     pub fn new(pages: &'a P, owner: Owner, table: TableId, root: TreeRoot) -> Self {
-        Self { pages, owner, table, root }
+        Self { pages, owner, table, root, over: Over::of(pages, owner, table) }
     }
 
     /// Entries. Costs nothing.
     pub fn len(&self) -> u64 {
-        self.root.len()
+        self.root.len().saturating_add_signed(self.over.change())
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.root.is_empty()
+        self.len() == 0
     }
 
     /// The value of a key, copied out; a large one is read whole. O(height).
@@ -49,6 +51,9 @@ impl<'a, P: Pages> Tree<'a, P> {
     /// # Errors
     /// Those of reading a page; [`TreeError::Corrupt`] when pages do not fit together. The same for all reads.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TreeError> {
+        if let Some(known) = self.over.get(key, |known| known.map(Bytes::copy_from_slice)) {
+            return Ok(known);
+        }
         self.find(key, |stored| match stored {
             Stored::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
             Stored::Large(large) => self.large().read_at(large, 0, usize::MAX),
@@ -57,19 +62,31 @@ impl<'a, P: Pages> Tree<'a, P> {
 
     /// Lends the value to `read` without copying it when it lies in a leaf.
     pub fn get_with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TreeError> {
-        self.find(key, |stored| match stored {
+        let mut read = Some(read);
+        let mut read = |value: &[u8]| read.take().map(|read| read(value));
+        if let Some(known) = self.over.get(key, |known| known.and_then(&mut read)) {
+            return Ok(known);
+        }
+        let found = self.find(key, |stored| match stored {
             Stored::Inline(bytes) => Ok(read(bytes)),
             Stored::Large(large) => Ok(read(&self.large().read_at(large, 0, usize::MAX)?)),
-        })
+        });
+        Ok(found?.flatten())
     }
 
     /// Whether the key is there. Touches no large value.
     pub fn contains(&self, key: &[u8]) -> Result<bool, TreeError> {
+        if let Some(is_there) = self.over.get(key, |known| known.is_some()) {
+            return Ok(is_there);
+        }
         Ok(self.find(key, |_| Ok(()))?.is_some())
     }
 
     /// The length of a key's value, in bytes. Touches no large value.
     pub fn value_len(&self, key: &[u8]) -> Result<Option<u64>, TreeError> {
+        if let Some(len) = self.over.get(key, |known| known.map(|value| value.len() as u64)) {
+            return Ok(len);
+        }
         self.find(key, |stored| match stored {
             Stored::Inline(bytes) => Ok(bytes.len() as u64),
             Stored::Large(large) => Ok(large.bytes),
@@ -79,26 +96,35 @@ impl<'a, P: Pages> Tree<'a, P> {
     /// Up to `len` bytes of a key's value from byte `offset` on, fewer at its end. Of a large value only the 64 KiB
     /// chunks that are touched are read and verified.
     pub fn read_at(&self, key: &[u8], offset: u64, len: usize) -> Result<Option<Bytes>, TreeError> {
+        let read = |value: &[u8]| Bytes::copy_from_slice(&value[piece(value.len(), offset, len)]);
+        if let Some(known) = self.over.get(key, |known| known.map(read)) {
+            return Ok(known);
+        }
         self.find(key, |stored| match stored {
-            Stored::Inline(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-                Ok(Bytes::copy_from_slice(&bytes[start..start.saturating_add(len).min(bytes.len())]))
-            }
+            Stored::Inline(bytes) => Ok(Bytes::copy_from_slice(&bytes[piece(bytes.len(), offset, len)])),
             Stored::Large(large) => self.large().read_at(large, offset, len),
         })
     }
 
     /// The first entry.
     pub fn first(&self) -> Result<Option<(Bytes, Bytes)>, TreeError> {
+        if !self.over.is_empty() {
+            let first = Range::new(Borrowed(self.pages), self.owner, self.table, self.root, EVERYTHING).next();
+            return first.transpose()?.map(|(key, value)| Ok((key, value.read()?))).transpose();
+        }
         self.end(|_| 0, |_| 0)
     }
 
     /// The last entry.
     pub fn last(&self) -> Result<Option<(Bytes, Bytes)>, TreeError> {
+        if !self.over.is_empty() {
+            let last = Range::new(Borrowed(self.pages), self.owner, self.table, self.root, EVERYTHING).next_back();
+            return last.transpose()?.map(|(key, value)| Ok((key, value.read()?))).transpose();
+        }
         self.end(|branch| branch.count(), |leaf| leaf.count().wrapping_sub(1))
     }
 
-    /// How many entries lie in a range: exact, from the counts in child pointers, O(height).
+    /// How many entries lie in a range: exact, from the counts in child pointers, O(height), and what stands above pages in that range.
     pub fn count(&self, bounds: &Bounds) -> Result<u64, TreeError> {
         let before = |key: &[u8], inclusive: bool| self.rank(key, inclusive);
         let start = match &bounds.0 {
@@ -107,11 +133,12 @@ impl<'a, P: Pages> Tree<'a, P> {
             Bound::Excluded(key) => before(key, true)?,
         };
         let end = match &bounds.1 {
-            Bound::Unbounded => self.len(),
+            Bound::Unbounded => self.root.len(),
             Bound::Included(key) => before(key, true)?,
             Bound::Excluded(key) => before(key, false)?,
         };
-        Ok(end.saturating_sub(start))
+        let change = if self.over.is_empty() { 0 } else { self.over.change_in(borrowed(bounds)) };
+        Ok(end.saturating_sub(start).saturating_add_signed(change))
     }
 
     /// The entries of a range, in order from either end.
@@ -203,4 +230,18 @@ impl<'a, P: Pages> Tree<'a, P> {
     pub(crate) fn read_large(&self, large: LargeRef, offset: u64, len: usize) -> Result<Bytes, TreeError> {
         self.large().read_at(large, offset, len)
     }
+}
+
+const EVERYTHING: Bounds = (Bound::Unbounded, Bound::Unbounded);
+
+/// A value that is kept by whoever gets it: a small one must not keep the buffer of a whole commit.
+pub(crate) fn own(value: Bytes) -> Bytes {
+    const SHARED_BYTES_MIN: usize = 512;
+    if value.len() < SHARED_BYTES_MIN { Bytes::copy_from_slice(&value) } else { value }
+}
+
+/// Where up to `len` bytes from `offset` on are in a value of `bytes`.
+pub(crate) fn piece(bytes: usize, offset: u64, len: usize) -> std::ops::Range<usize> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes);
+    start..start.saturating_add(len).min(bytes)
 }

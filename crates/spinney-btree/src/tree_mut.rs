@@ -3,12 +3,13 @@
 use crate::{
     bulk::{Appender, inline_field, large_record},
     edit::Edit,
-    effects::{Effect, PIECE_BYTES_MAX, Point},
+    effects::{PIECE_BYTES_MAX, Point},
     error::TreeError,
+    family::FamilyTxn,
     large_write,
     limits::Limits,
     range::{Borrowed, Bounds, Range},
-    root::TreeRoot,
+    root::{TableId, TreeRoot},
     sweep::Sweep,
     tree::Tree,
 };
@@ -16,41 +17,51 @@ use bytes::Bytes;
 use spinney_file::{Pages, Part};
 use std::{fmt, io::Read};
 
+/// A removed range of at most so many entries is told one by one, without changing pages.
+const SMALL_RANGE_ENTRIES: usize = 64;
+
 /// One table inside a write transaction. After an error that says so nothing but dropping the transaction is possible;
 /// other errors changed nothing.
+///
+/// As long as the transaction is small, what it does is kept beside the pages. It enters them, which is for good, with what is
+/// larger: hundreds of KiB of changes, values of more than 64 KiB, [`bulk_load`](Self::bulk_load), a removed range of more than 64
+/// entries, tables that come and go.
 pub struct TreeMut<'a> {
-    edit: Edit<'a>,
+    part: &'a mut Part,
+    txn: &'a mut FamilyTxn,
+    table: TableId,
 }
 
 impl fmt::Debug for TreeMut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TreeMut").field("table", &self.edit.table).field("root", &self.edit.root).finish()
+        f.debug_struct("TreeMut").field("table", &self.table).field("root", &self.root()).finish()
     }
 }
 
 impl<'a> TreeMut<'a> {
-    pub(crate) fn new(edit: Edit<'a>) -> Self {
-        Self { edit }
+    /// The table has been looked up in `txn`.
+    pub(crate) fn new(part: &'a mut Part, txn: &'a mut FamilyTxn, table: TableId) -> Self {
+        Self { part, txn, table }
     }
 
     /// Entries. Costs nothing.
     pub fn len(&self) -> u64 {
-        self.edit.root.len()
+        self.read().len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.edit.root.is_empty()
+        self.len() == 0
     }
 
-    /// The tree's root as it is now.
+    /// The root of the table's pages as it is now.
     pub fn root(&self) -> TreeRoot {
-        *self.edit.root
+        self.txn.root_of(self.table).expect("looked up")
     }
 
     /// To read what the transaction sees: everything [`Tree`] offers.
     pub fn read(&self) -> Tree<'_, Part> {
-        Tree::new(self.edit.part, self.edit.owner(), self.edit.table, *self.edit.root)
+        Tree::new(self.part, self.part.owner(), self.table, self.root())
     }
 
     /// The value of a key, as the transaction sees it.
@@ -63,7 +74,7 @@ impl<'a> TreeMut<'a> {
 
     /// The entries of a range, as the transaction sees them.
     pub fn range(&self, bounds: Bounds) -> Range<Borrowed<'_, Part>> {
-        Range::new(Borrowed(self.edit.part), self.edit.owner(), self.edit.table, *self.edit.root, bounds)
+        Range::new(Borrowed(self.part), self.part.owner(), self.table, self.root(), bounds)
     }
 
     /// Adds or replaces an entry; whether it replaced one. O(height).
@@ -73,9 +84,10 @@ impl<'a> TreeMut<'a> {
     /// the transaction is [`Broken`](TreeError::Broken).
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
         self.check_limits(key, value.len() as u64)?;
-        let replaced = self.change(|edit| insert(edit, key, value))?;
-        self.edit.note(Effect::Put { table: self.edit.table, key, value });
-        Ok(replaced)
+        if self.stays_small(key.len() + value.len())? {
+            return self.put(key, Some(value));
+        }
+        self.change(|edit| insert(edit, key, value))
     }
 
     /// Like [`insert`](Self::insert), with `value_bytes` bytes taken from a reader: a large value is never in memory as a
@@ -85,19 +97,14 @@ impl<'a> TreeMut<'a> {
     /// As for [`insert`](Self::insert); [`TreeError::Source`] when the reader fails or ends early.
     pub fn insert_reader(&mut self, key: &[u8], value_bytes: u64, value: &mut dyn Read) -> Result<bool, TreeError> {
         let limits = self.check_limits(key, value_bytes)?;
-        self.change(|edit| {
-            *edit.broken = true;
-            let is_noted = edit.part.logs_effects() && value_bytes <= PIECE_BYTES_MAX as u64;
-            if !is_noted && !limits.is_inline(key.len(), value_bytes) {
-                edit.part.write_pages();
-                return insert_large(edit, key, value_bytes, value);
-            }
+        if value_bytes <= PIECE_BYTES_MAX as u64 || limits.is_inline(key.len(), value_bytes) {
+            self.txn.intact()?;
             let mut bytes = vec![0; usize::try_from(value_bytes).expect("a short value")];
             value.read_exact(&mut bytes).map_err(|error| TreeError::Source(error.into()))?;
-            let replaced = insert(edit, key, &bytes)?;
-            edit.note(Effect::Put { table: edit.table, key, value: &bytes });
-            Ok(replaced)
-        })
+            return self.insert(key, &bytes);
+        }
+        self.enter_pages()?;
+        self.change(|edit| insert_large(edit, key, value_bytes, value))
     }
 
     /// Removes an entry; whether there was one. O(height).
@@ -105,13 +112,15 @@ impl<'a> TreeMut<'a> {
     /// # Errors
     /// Those of reading pages. After errors while changing pages the transaction is [`Broken`](TreeError::Broken).
     pub fn remove(&mut self, key: &[u8]) -> Result<bool, TreeError> {
+        if self.stays_small(key.len())? {
+            return self.put(key, None);
+        }
         self.change(|edit| match edit.remove(key)? {
             None => Ok(false),
             Some(large) => {
                 if let Some(large) = large {
                     large_write::free(edit.part, edit.table, large)?;
                 }
-                edit.note(Effect::Delete { table: edit.table, key });
                 Ok(true)
             }
         })
@@ -123,28 +132,25 @@ impl<'a> TreeMut<'a> {
     /// # Errors
     /// As for [`remove`](Self::remove).
     pub fn remove_range(&mut self, bounds: &Bounds) -> Result<u64, TreeError> {
-        let removed = self.change(|edit| edit.remove_range(bounds))?;
-        if removed > 0 {
-            self.edit.note(Effect::range(self.edit.table, bounds));
+        if self.stays_small(0)? {
+            let some = self.range(bounds.clone()).take(SMALL_RANGE_ENTRIES + 1);
+            let keys = some.map(|entry| entry.map(|(key, _)| key)).collect::<Result<Vec<_>, _>>()?;
+            if keys.len() <= SMALL_RANGE_ENTRIES {
+                keys.iter().try_for_each(|key| self.remove(key).map(drop))?;
+                return Ok(keys.len() as u64);
+            }
+            self.enter_pages()?;
         }
-        Ok(removed)
+        self.change(|edit| edit.remove_range(bounds))
     }
 
-    /// Removes everything in O(1) and says how many entries that were.
+    /// Removes everything in O(1), in pages, and says how many entries that were.
     ///
     /// # Errors
-    /// [`TreeError::Broken`].
+    /// [`TreeError::Broken`], and those of merging earlier small commits into pages.
     pub fn clear(&mut self) -> Result<u64, TreeError> {
-        let removed = self.clear_unnoted()?;
-        if removed > 0 {
-            self.edit.note(Effect::Clear(self.edit.table));
-        }
-        Ok(removed)
-    }
-
-    /// The same, as part of something larger that is noted.
-    pub(crate) fn clear_unnoted(&mut self) -> Result<u64, TreeError> {
-        self.change(Edit::clear)
+        self.enter_pages()?;
+        self.change(|edit| edit.clear())
     }
 
     /// Appends entries in strictly ascending order that all come after the tree's last key, into full pages; says how many.
@@ -156,8 +162,9 @@ impl<'a> TreeMut<'a> {
         &mut self,
         entries: impl IntoIterator<Item = (K, V)>,
     ) -> Result<u64, TreeError> {
+        self.enter_pages()?;
         let last_key = self.read().last()?.map(|(key, _)| key.to_vec());
-        let limits = Limits::new(self.edit.part.page_bytes());
+        let limits = Limits::new(self.part.page_bytes());
         self.change(|edit| {
             *edit.broken = true;
             let mut appender = Appender::new(last_key);
@@ -179,7 +186,6 @@ impl<'a> TreeMut<'a> {
                 if finished_leaf {
                     edit.part.relieve()?;
                 }
-                edit.note(Effect::Put { table: edit.table, key, value });
                 count += 1;
             }
             appender.finish(edit)?;
@@ -187,12 +193,12 @@ impl<'a> TreeMut<'a> {
         })
     }
 
-    /// Applies changes in strictly ascending order of their keys; a key to delete may be missing. Notes nothing.
+    /// Applies changes in strictly ascending order of their keys to pages; a key to delete may be missing.
     ///
     /// # Errors
     /// Those of [`insert`](Self::insert).
     pub(crate) fn apply(&mut self, points: &[Point<'_>]) -> Result<(), TreeError> {
-        let limits = Limits::new(self.edit.part.page_bytes());
+        let limits = Limits::new(self.part.page_bytes());
         self.change(|edit| {
             let mut sweep = Sweep::default();
             for point in points {
@@ -207,22 +213,49 @@ impl<'a> TreeMut<'a> {
     }
 
     fn check_limits(&self, key: &[u8], value_bytes: u64) -> Result<Limits, TreeError> {
-        let limits = Limits::new(self.edit.part.page_bytes());
+        let limits = Limits::new(self.part.page_bytes());
         check_limits(&limits, key, value_bytes)?;
         Ok(limits)
     }
 
-    /// One operation: broken unless it succeeds or fails before it changed anything.
-    #[inline]
-    fn change<R>(&mut self, operation: impl FnOnce(&mut Edit<'a>) -> Result<R, TreeError>) -> Result<R, TreeError> {
-        if *self.edit.broken {
-            return Err(TreeError::Broken);
+    /// Whether the transaction is small and stays so with so many bytes more; else it has entered the pages.
+    fn stays_small(&mut self, more: usize) -> Result<bool, TreeError> {
+        self.txn.intact()?;
+        if self.part.is_in_pages() {
+            return Ok(false);
         }
-        let result = operation(&mut self.edit)?;
-        if *self.edit.broken {
+        if more <= PIECE_BYTES_MAX && self.txn.pending_bytes(self.part) + more <= self.part.effect_bytes_max() {
+            return Ok(true);
+        }
+        self.enter_pages()?;
+        Ok(false)
+    }
+
+    fn enter_pages(&mut self) -> Result<(), TreeError> {
+        self.txn.enter_pages(self.part)?;
+        // Not every root of before is one now.
+        self.txn.look_up(self.part, self.table)?.map(drop).ok_or(TreeError::NoTable(self.table))
+    }
+
+    /// Keeps a value for a key, or that it has none, beside the pages; whether it had one.
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<bool, TreeError> {
+        let existed = self.read().contains(key)?;
+        if existed || value.is_some() {
+            self.txn.pending(self.part).put(self.table, key, value, existed);
+        }
+        Ok(existed)
+    }
+
+    /// One operation on pages: broken unless it succeeds or fails before it changed anything.
+    #[inline]
+    fn change<R>(&mut self, operation: impl FnOnce(&mut Edit<'_>) -> Result<R, TreeError>) -> Result<R, TreeError> {
+        self.txn.intact()?;
+        let mut edit = self.txn.edit(self.part, self.table);
+        let result = operation(&mut edit)?;
+        if *edit.broken {
             // Here nothing holds a page, so the part may write its private pages early.
-            self.edit.part.relieve()?;
-            *self.edit.broken = false;
+            edit.part.relieve()?;
+            *edit.broken = false;
         }
         Ok(result)
     }

@@ -13,7 +13,7 @@ const BRANCH_HEADS: usize = 76;
 
 /// A tree of two levels in an open transaction, one page of which is spoiled; and what `check` then says.
 fn check_after(kind: u8, spoil: impl Fn(&mut [u8])) -> Vec<&'static str> {
-    let mut bed = Bed::new(4096, 64 << 20);
+    let mut bed = Bed::in_pages(4096, 64 << 20);
     bed.with(|mut family| {
         let mut tree = family.table(TableId::DEFAULT).unwrap();
         for i in 0..500u32 {
@@ -91,7 +91,7 @@ fn bytes_left_behind_are_noticed() {
 #[test]
 #[should_panic(expected = "reachable pages are those allocated and not freed")]
 fn a_leaked_page_is_noticed() {
-    let mut bed = Bed::new(4096, 64 << 20);
+    let mut bed = Bed::in_pages(4096, 64 << 20);
     bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().insert(b"k", b"v").unwrap());
     bed.model.get_mut(&TableId::DEFAULT).unwrap().insert(b"k".to_vec(), b"v".to_vec());
     bed.txn.as_mut().unwrap().0.part(OWNER).unwrap().allocate().unwrap();
@@ -102,7 +102,7 @@ fn a_leaked_page_is_noticed() {
 #[test]
 #[should_panic(expected = "differs")]
 fn a_wrong_value_is_noticed() {
-    let mut bed = Bed::new(4096, 64 << 20);
+    let mut bed = Bed::in_pages(4096, 64 << 20);
     bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().insert(b"k", b"v").unwrap());
     bed.model.get_mut(&TableId::DEFAULT).unwrap().insert(b"k".to_vec(), b"w".to_vec());
     bed.commit();

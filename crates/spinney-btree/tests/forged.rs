@@ -164,7 +164,7 @@ fn forged_pages_are_refused_or_harmless() {
     let (mut refused, mut wrong, mut harmless) = (0, 0, 0);
     for seed in 1..=rounds {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let mut bed = Bed::new(4096, 64 << 20);
+        let mut bed = Bed::in_pages(4096, 64 << 20);
         let pages = family(&mut bed);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let (mut txn, _) = bed.txn.take().unwrap();

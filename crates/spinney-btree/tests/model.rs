@@ -280,7 +280,7 @@ fn run(style: Keys, page_bytes: usize, budget_pages: u64, ops: &[Op]) {
     run.bed.commit();
     run.bed.verify();
     run.bed.verify_snapshots();
-    run.bed.verify_replay(page_bytes, budget_pages * page_bytes as u64);
+    run.bed.verify_repeated(page_bytes, budget_pages * page_bytes as u64);
     // Nothing leaks: an empty family has no page.
     run.bed.with(|mut family| {
         family.drop_all().unwrap();

@@ -14,7 +14,7 @@ pub(crate) enum Charge {
     Nodes,
     /// Pages of open transactions.
     Dirty,
-    /// Pages of small commits that are nowhere else, with their bookkeeping.
+    /// What small commits left above the trees, as far as current versions have it.
     Unwritten,
     /// Evicted frames that a reader may still be looking at. Not part of the sum: it is gone after the readers'
     /// current operations, and making room for it would evict what they are about to need.

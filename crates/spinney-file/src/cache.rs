@@ -171,85 +171,20 @@ impl PageCache {
         self.install(&Pin::new(), ptr, page);
     }
 
-    /// Puts pages of one commit here that have been written nowhere else: they stay until [`written`](Self::written) or
-    /// [`remove_extent`](Self::remove_extent). Older writings of the same pages go.
-    pub(crate) fn insert_dirty(&self, pages: impl IntoIterator<Item = (PagePtr, Bytes)>) {
-        let pin = Pin::new();
-        {
-            let mut queue = self.queue.lock();
-            for (ptr, bytes) in pages {
-                if let Some(resident) = self.table.find(ptr.page, &pin) {
-                    assert!(resident.ptr.stamp < ptr.stamp, "{ptr:?} over {:?}", resident.ptr);
-                    self.take(resident, &mut queue, &pin);
-                }
-                let frame = Box::new(Frame::new(ptr, bytes, queue.ticket(), self.budget.clone()));
-                self.table.reserve(ptr.page, &pin, &self.budget);
-                self.table.put(frame, &pin, &self.budget).charge_dirty();
-            }
-            self.make_room(0, &mut queue, &pin);
-        }
-        self.collect_if_due(&pin);
-    }
-
-    /// These pages have been written: they may be evicted now. Pages that are not here, or not dirty, do not matter.
-    pub(crate) fn written(&self, pages: &[PagePtr]) {
-        for some in pages.chunks(64) {
-            let pin = Pin::new();
-            {
-                let mut queue = self.queue.lock();
-                for ptr in some {
-                    let frame = self.table.find(ptr.page, &pin).filter(|frame| frame.ptr == *ptr && frame.is_dirty());
-                    if let Some(frame) = frame {
-                        frame.clean();
-                        queue.admit(frame, &self.budget);
-                    }
-                }
-                self.make_room(0, &mut queue, &pin);
-            }
-            self.collect_if_due(&pin);
-        }
-    }
-
-    /// Drops pages of numbers that have become free, all at once; returns how many of them were nowhere else.
-    pub(crate) fn remove_pages(&self, pages: impl IntoIterator<Item = PageNo>) -> u64 {
-        let pin = Pin::new();
-        let mut dirty = 0;
-        {
-            let mut queue = self.queue.lock();
-            for page in pages {
-                if let Some(frame) = self.table.find(page, &pin) {
-                    dirty += u64::from(frame.is_dirty());
-                    self.take(frame, &mut queue, &pin);
-                }
-            }
-        }
-        self.collect_if_due(&pin);
-        dirty
-    }
-
-    /// A page that is nowhere else.
-    pub(crate) fn dirty_page<'p>(&self, ptr: PagePtr, pin: &'p Pin) -> Option<&'p Bytes> {
-        self.table.find(ptr.page, pin).filter(|frame| frame.ptr == ptr && frame.is_dirty()).map(|frame| &frame.bytes)
-    }
-
     /// Drops whatever is cached under this number, because the page has become free.
     pub(crate) fn remove(&self, page: PageNo) {
         self.remove_extent(Extent::page(page));
     }
 
-    /// Drops what is cached of pages in this extent that have been written. What is nowhere else stays: the number has been granted
-    /// to somebody else by then. Costs what is cached, not what the extent could hold.
+    /// Drops what is cached of pages in this extent, because they have become free. Costs what is cached, not what the extent could
+    /// hold.
     pub(crate) fn remove_extent(&self, extent: Extent) {
-        self.remove_if(extent, |frame| !frame.is_dirty());
-    }
-
-    fn remove_if(&self, extent: Extent, is_meant: impl Fn(&Frame) -> bool) {
         let mut pin = Pin::new();
         let mut from = extent.start.get();
         while let Some(page) = self.table.first_in(from, extent.end(), &pin).map(|frame| frame.ptr.page) {
             {
                 let mut queue = self.queue.lock();
-                if let Some(frame) = self.table.find(page, &pin).filter(|frame| is_meant(frame)) {
+                if let Some(frame) = self.table.find(page, &pin) {
                     self.take(frame, &mut queue, &pin);
                 }
             }
@@ -265,7 +200,7 @@ impl PageCache {
         let pin = Pin::new();
         if self.table.find(page, &pin).is_some() {
             let mut queue = self.queue.lock();
-            if let Some(frame) = self.table.find(page, &pin).filter(|frame| !frame.is_dirty()) {
+            if let Some(frame) = self.table.find(page, &pin) {
                 queue.supersede(frame, &self.table, &pin);
             }
         }
@@ -338,11 +273,8 @@ impl PageCache {
     fn take(&self, frame: &Frame, queue: &mut Eviction, pin: &Pin) {
         let taken = self.table.take(frame.ptr.page, pin, &self.budget);
         assert!(taken.is_some_and(|taken| std::ptr::eq(taken, frame)), "{:?} was not in the table", frame.ptr);
-        let was_queued = !frame.is_dirty();
         frame.release();
-        if was_queued {
-            queue.forget(frame, &self.table, pin);
-        }
+        queue.forget(frame, &self.table, pin);
         self.uncollected.fetch_add(1, Relaxed);
     }
 
@@ -359,7 +291,7 @@ impl Drop for PageCache {
     fn drop(&mut self) {
         // Frame by frame, so that the table is empty when its nodes go: they would free their children one by one,
         // later, on a thread that happens to collect.
-        self.remove_if(Extent::new(1, PageNo::MAX).expect("all page numbers"), |_| true);
+        self.remove_extent(Extent::new(1, PageNo::MAX).expect("all page numbers"));
     }
 }
 

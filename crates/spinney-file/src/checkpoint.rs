@@ -8,22 +8,19 @@ use crate::{
     error::FileError,
     live_map::LiveMap,
     log::{BLOCK_BYTES, LOG_BLOCKS_MAX, Record, RingLayout},
+    merge::Unfinished,
     options::Sabotage,
     owners::{NO_OWNER, SavedOwners},
     page::{PageHeader, PagePtr},
-    pipeline::{Cut, Goal},
+    pipeline::{Cut, Goal, set_root},
     space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
     superblock::{SLOT_AT, Superblock},
-    unwritten::Unwritten,
+    version::leaf_of,
 };
 use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::FxHashMap;
-use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
+use spinney_alloc::{Extent, PageNo, Seq, Stamp};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
@@ -33,8 +30,8 @@ const LOG_GROWTH: u64 = 4;
 /// The newest durable checkpoint, and the turn to make the next.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
-    /// Its superblock. Locked for as long as a checkpoint runs: one at a time.
-    newest: Mutex<Superblock>,
+    /// Locked for as long as a checkpoint runs, or what small commits left of an owner is merged: one at a time.
+    turn: Mutex<Turn>,
     /// Log blocks that some commit needs and the log does not have.
     wanted_blocks: AtomicU64,
     finished: AtomicU64,
@@ -43,11 +40,20 @@ pub(crate) struct Checkpoints {
     seq: AtomicU64,
 }
 
+/// What whoever has the turn knows.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The newest durable checkpoint's.
+    superblock: Superblock,
+    /// Merges that a checkpoint made and then failed.
+    pub(crate) unfinished: Unfinished,
+}
+
 impl Checkpoints {
     pub(crate) fn new(newest: Superblock) -> Self {
         Self {
             seq: AtomicU64::new(newest.seq.0),
-            newest: Mutex::new(newest),
+            turn: Mutex::new(Turn { superblock: newest, unfinished: Unfinished::default() }),
             wanted_blocks: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -55,13 +61,8 @@ impl Checkpoints {
     }
 
     /// Keeps checkpoints from beginning; waits for the one in progress.
-    pub(crate) fn turn(&self) -> MutexGuard<'_, Superblock> {
-        self.newest.lock()
-    }
-
-    /// The same unless one is in progress.
-    pub(crate) fn try_turn(&self) -> Option<MutexGuard<'_, Superblock>> {
-        self.newest.try_lock()
+    pub(crate) fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock()
     }
 
     /// A commit needs a log of at least that many blocks: the next checkpoint enlarges it.
@@ -93,15 +94,15 @@ impl Engine {
 
     /// Waits for its turn and makes a checkpoint, unless `served` says by then that others' were enough.
     pub(crate) fn checkpoint_unless(&self, served: impl FnOnce() -> bool) -> Result<Seq, FileError> {
-        let mut newest = self.checkpoints.newest.lock();
+        let mut turn = self.checkpoints.turn();
         if served() {
-            return Ok(newest.seq);
+            return Ok(turn.superblock.seq);
         }
         if self.pipeline.is_poisoned() {
             return Err(FileError::Poisoned);
         }
         let begun = Instant::now();
-        let done = self.run_checkpoint(&mut newest);
+        let done = self.run_checkpoint(&mut turn);
         match &done {
             Ok(_) => {
                 self.checkpoints.finished.fetch_add(1, Ordering::AcqRel);
@@ -112,11 +113,12 @@ impl Engine {
         done
     }
 
-    fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
-        let number = self.draw_checkpoint_number(newest.number);
+    fn run_checkpoint(&self, turn: &mut Turn) -> Result<Seq, FileError> {
+        let number = self.draw_checkpoint_number(turn.superblock.number);
         let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-        let mut cut = match self.pipeline.append_checkpoint(&record, layout.clone()) {
+        let small = self.options.small_commits;
+        let mut cut = match self.pipeline.append_checkpoint(&self.owners, small, &record, layout.clone()) {
             Ok(cut) => cut,
             Err(error) => {
                 self.space.give_back(grown);
@@ -128,15 +130,30 @@ impl Engine {
         if self.options.broken(Sabotage::MapAfterCut) {
             self.pipeline.add_later(&mut cut);
         }
-        let saved = self.save(newest, number, &layout, grown, &mut cut);
+        self.space.map(|map| {
+            if let Some(extent) = grown {
+                map.mark_permanent(extent);
+            }
+            for delta in std::mem::take(&mut cut.deltas) {
+                map.commit(delta);
+            }
+        });
+        let merged = self.merge_cut(&cut, &mut turn.unfinished);
+        let saved = merged.and_then(|()| {
+            self.space.map(|map| {
+                map.begin_checkpoint(cut.seq);
+                map.save_as(number);
+            });
+            let saved = self.save(turn, number, &layout, &cut);
+            saved.inspect_err(|_| self.space.map(|map| map.fail_checkpoint()))
+        });
         match saved {
             Ok((superblock, owners)) => {
-                self.finish(newest, superblock, owners, cut.unwritten);
+                self.finish(turn, superblock, owners);
                 self.anchor()?;
                 Ok(cut.seq)
             }
             Err(error) => {
-                self.space.map(|map| map.fail_checkpoint());
                 self.pipeline.take_back(cut);
                 Err(error)
             }
@@ -146,25 +163,16 @@ impl Engine {
     /// Everything up to and including the durable superblock.
     fn save(
         &self,
-        newest: &Superblock,
+        turn: &Turn,
         number: u64,
         layout: &RingLayout,
-        grown: Option<Extent>,
-        cut: &mut Cut,
+        cut: &Cut,
     ) -> Result<(Superblock, SavedOwners), FileError> {
-        self.space.map(|map| {
-            if let Some(extent) = grown {
-                map.mark_permanent(extent);
-            }
-            for delta in &cut.deltas {
-                map.commit(delta.clone());
-            }
-            map.begin_checkpoint(cut.seq);
-            map.save_as(number);
-        });
-        let written = self.write_cut(cut);
-        self.pipeline.end_round();
-        written?;
+        let (mut version, mut changed) = ((*cut.version).clone(), cut.changed.clone());
+        for (&owner, merged) in &turn.unfinished {
+            set_root(&mut version, &self.owners, owner, Some(merged.root), None);
+            changed.insert(self.owners.page_of(leaf_of(owner)));
+        }
         self.wait(cut.seq, Goal::Durable)?;
         let position = self.pipeline.cut_position(cut.seq);
 
@@ -172,7 +180,7 @@ impl Engine {
             self.space.satisfy(&self.disk, need)?;
         }
         let used_end = self.space.with(&self.disk, |map| map.durable_used_end())?;
-        let owners = self.owners.save(&self.disk, &self.options, &cut.version, &cut.changed, number)?;
+        let owners = self.owners.save(&self.disk, &self.options, &version, &changed, number)?;
         let mut live = LiveMap::if_broken(self)?;
         self.save_map(number, live.as_mut())?;
         let ahead = self.options.tuning.numbers_ahead;
@@ -191,8 +199,8 @@ impl Engine {
             log: layout.clone(),
             map: LiveMap::entries(live, self.space.map(|map| map.superblock_entries())),
             owners: self.owners.superblock_entries(&owners),
-            page_bytes: newest.page_bytes,
-            file_id: newest.file_id,
+            page_bytes: turn.superblock.page_bytes,
+            file_id: turn.superblock.file_id,
         };
         let first = self.options.broken(Sabotage::SuperblockFirst);
         if !first {
@@ -211,37 +219,14 @@ impl Engine {
         Ok((superblock, owners))
     }
 
-    /// Rule 13: the pages that the version needs and nobody has written, from what commits left, without a walk of any tree.
-    fn write_cut(&self, cut: &mut Cut) -> Result<(), FileError> {
-        let mut pages = std::mem::take(&mut cut.held);
-        pages.extend(cut.unwritten.values().flat_map(Unwritten::cached));
-        if self.options.broken(Sabotage::CheckpointSkipsAPage) {
-            pages.truncate(pages.len().saturating_sub(1));
-        }
-        self.write_unwritten(&mut pages, &self.disk.counters.checkpoints)
-    }
-
-    /// The superblock is durable: what it no longer needs may be granted, unless a snapshot reaches it.
-    fn finish(
-        &self,
-        newest: &mut MutexGuard<'_, Superblock>,
-        superblock: Superblock,
-        owners: SavedOwners,
-        cut: Arc<FxHashMap<Owner, Unwritten>>,
-    ) {
-        #[cfg(any(test, feature = "testing"))]
-        for unwritten in cut.values() {
-            let cached = unwritten.cached().map(|ptr| Extent::page(ptr.page));
-            self.shadow.claimed(&cached.chain(unwritten.written()).collect::<Vec<_>>());
-        }
-        #[cfg(not(any(test, feature = "testing")))]
-        drop(cut);
-        self.pipeline.forget_frozen();
+    /// The superblock is durable: what it no longer needs may be granted, unless somebody reaches it.
+    fn finish(&self, turn: &mut Turn, superblock: Superblock, owners: SavedOwners) {
+        self.install_merged(&mut turn.unfinished);
         self.owners.finish(owners);
         self.pipeline.raise_seq_limit(superblock.seq_limit);
         self.stamp_limit.fetch_max(superblock.stamp_limit.0, Ordering::AcqRel);
         self.checkpoints.seq.store(superblock.seq.0, Ordering::Release);
-        **newest = superblock;
+        turn.superblock = superblock;
         let free = self.freeing(|map| {
             let free = map.finish_checkpoint(self);
             map.trim();

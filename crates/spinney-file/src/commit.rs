@@ -1,13 +1,13 @@
 //! A commit: log its effects, or write its pages and log its roots; then wait as long as the caller asked (rules 3 to 8).
 //!
 //! ```text
-//!   part --few effects, many pages--> ops:   [record]                 pages stay in the cache, unwritten
-//!     `----many effects-------------> image: pages --> [record]       with all that earlier ops left
+//!   part --small-----> ops:   [record], and in memory above the root      merged into pages later, with many others
+//!     `----in pages--> image: pages --> [record]
 //! ```
 
 use crate::{
+    budget::Charge,
     counters::FlushCounters,
-    desk::KEPT_PAGES_MAX,
     engine::Engine,
     error::FileError,
     flusher::{Flusher, WrittenRun},
@@ -15,22 +15,21 @@ use crate::{
     options::{Durability, Sabotage},
     page::PagePtr,
     part::Part,
-    pipeline::{Appended, Goal, Pipeline, Prepared},
-    unwritten::Inherited,
-    version::{OwnerRoot, leaf_of},
+    pipeline::{Appended, Goal, Outcome, Pipeline, Prepared},
+    version::{Above, OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
 use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Seq, Stamp};
-use std::io::IoSlice;
+use std::{
+    io::IoSlice,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// Un-synced images start a leader by themselves when there is this much of them.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
 
 /// Shorter runs are left to the sync: their way to the disk is not worth a call of its own.
 const WRITEBACK_BYTES_MIN: u64 = 64 << 10;
-
-/// A part is logged as effects if so many times their bytes are less than the owner's unwritten pages have (rule 3).
-const LOG_BYTES_WEIGHT: u64 = 2;
 
 /// Pages ready to be written, in order.
 #[derive(Debug, Default)]
@@ -146,143 +145,126 @@ impl Engine {
     /// Everything up to and including the append: rules 3 to 6.
     fn append_commit(&self, parts: &mut [Part], durability: Durability) -> Result<Appended, FileError> {
         let mut changed: Vec<&mut Part> = parts.iter_mut().filter(|part| part.is_changed()).collect();
-        let mut shares = Vec::with_capacity(changed.len());
-        for part in &mut changed {
-            shares.push(if self.fits_the_log(part) { self.take_ops(part) } else { Self::take_image(part) });
-        }
-        let done = if shares.iter().all(Share::is_ops) {
-            self.append_ops(&mut shares, durability)
+        let mut shares: Vec<Share> = changed.iter_mut().map(|part| Share::of(part)).collect();
+        let done = if shares.iter().all(Share::is_small) {
+            self.append_small(&mut shares, durability)?
         } else {
-            self.append_images(&mut shares, durability)
-        };
-        let done = match done {
-            Ok(done) => done,
-            Err(error) => {
-                // What is written, or was to be, the parts still know.
-                shares.iter().for_each(|share| self.forget_share(share));
-                return Err(error);
-            }
+            // What is written, or was to be, the parts still know if this fails.
+            self.append_images(&mut shares, durability, true)?
         };
         for (part, share) in changed.into_iter().zip(shares) {
             part.written_early.clear(); // from the append on these pages belong to the commit
-            part.keeps_arena = share.is_ops();
-            part.desk.appetite = match &share.kind {
-                Kind::Image { .. } => share.written.pages(),
-                // Small commits: a larger arena each time.
-                Kind::Ops { .. } if part.reserved_pages > 0 => (2 * part.reserved_pages).min(KEPT_PAGES_MAX),
-                Kind::Ops { .. } => part.desk.appetite,
-            };
-            part.desk.add(&share.freed, part.first_stamp, done.seq, done.round);
+            if !share.is_small() {
+                self.appetites.note(share.owner, share.written.pages());
+            }
         }
         done.superseded.iter().for_each(|&page| self.cache.supersede(page));
         Ok(done)
     }
 
-    /// Rule 3: whether the log tells about this part, or its pages do.
-    fn fits_the_log(&self, part: &Part) -> bool {
-        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
-        let pages = self.pipeline.unwritten_pages(part.owner) + part.claimed_pages();
-        LOG_BYTES_WEIGHT * (effects.len() as u64) < pages * self.disk.page_bytes as u64
-    }
-
-    /// A part that the log tells about: its pages become frames that are nowhere else.
-    fn take_ops(&self, part: &mut Part) -> Share {
-        let effects = part.effects.take().unwrap_or_default();
-        let (pages, raw) = part.take_unwritten();
-        let dirty = pages.iter().map(|(ptr, _)| *ptr).collect();
-        self.cache.insert_dirty(pages);
-        Share::new(part, Kind::Ops { effects, raw, dirty })
-    }
-
-    /// A part whose pages are written before it is appended.
-    fn take_image(part: &mut Part) -> Share {
-        let spilled = !part.written_early.is_empty();
-        let pages = part.take_private();
-        Share::new(part, Kind::Image { pages, spilled, inherited: Inherited::default(), claims: ExtentSet::default() })
-    }
-
     /// Small commits: one record, and nothing is written before it.
-    fn append_ops(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
-        shares.iter_mut().try_for_each(|share| self.write_raw_of(share))?;
+    fn append_small(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
+        self.wait_for_memory()?;
         let parts = shares.iter_mut().map(Share::log_ops).collect();
         let record = Record::Commit { synced: true, parts }.encode();
-        loop {
-            let prepared = Prepared {
-                record: &record,
-                reserved_blocks: 0,
-                immediate: durability == Durability::Immediate,
-                unsynced_bytes: 0,
-                shares: &mut *shares,
-            };
-            if let Some(done) = self.pipeline.append(&self.options, &self.owners, prepared)? {
-                return Ok(done);
-            }
-            self.make_log_room(Pipeline::blocks_for(record.len()))?;
+        let blocks = Pipeline::blocks_for(record.len());
+        // First: nothing may go wrong any more once the effects are in memory.
+        while !self.pipeline.reserve(blocks) {
+            self.make_log_room(blocks)?;
         }
+        self.append_reserved(&record, blocks, durability, 0, shares)
     }
 
-    fn write_raw_of(&self, share: &mut Share) -> Result<(), FileError> {
-        if let Kind::Ops { raw, .. } = &mut share.kind
-            && !raw.raw.is_empty()
-        {
-            self.flush_images(&std::mem::take(raw))?;
+    /// What small commits leave is bounded: whoever finds half of the budget taken by it waits until a checkpoint has merged it.
+    fn wait_for_memory(&self) -> Result<(), FileError> {
+        let is_full = || self.budget.spent(Charge::Unwritten) > self.budget.limit() / 2;
+        if is_full() {
+            self.checkpoint_unless(|| !is_full()).map_err(|error| match error {
+                FileError::Poisoned => error,
+                other => FileError::CheckpointFailed(Arc::new(other)),
+            })?;
         }
         Ok(())
     }
 
-    /// Commits with images: everything they need is written first.
-    fn append_images(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
-        // Pages of earlier small commits must not be taken by a checkpoint meanwhile: no record names what another has saved and freed.
-        let mut turn = None;
-        let blocks = loop {
-            let inherits = shares.iter().any(|s| !s.is_ops() && self.pipeline.unwritten_pages(s.owner) > 0);
-            if inherits && turn.is_none() {
-                turn = Some(self.checkpoints.turn());
-                continue; // one may have just ended
+    /// Appends a record whose room was reserved. Effects go to memory directly before; again if what they stand on was divided
+    /// meanwhile. After that only a file that takes no commit any more can refuse, so that what is in memory and was not
+    /// appended is never below a commit.
+    fn append_reserved(
+        &self,
+        record: &[u8],
+        reserved_blocks: u64,
+        durability: Durability,
+        unsynced_bytes: u64,
+        shares: &mut [Share],
+    ) -> Result<Appended, FileError> {
+        let done = loop {
+            if shares.iter().any(Share::is_small) {
+                let tips = self.pipeline.tips();
+                let added = shares.iter_mut().try_for_each(|share| share.add(self, tips.above(share.owner)));
+                if let Err(why) = added {
+                    break Err(FileError::Option(why));
+                }
             }
-            for share in shares.iter_mut() {
-                share.inherit(self);
-            }
-            let bytes = shares.iter().map(Share::record_bytes);
-            let blocks = Pipeline::blocks_for(RECORD_HEADER_BYTES + bytes.sum::<usize>());
-            if self.pipeline.reserve(blocks) {
-                break blocks;
-            }
-            turn = None;
-            self.make_log_room(blocks)?;
-        };
-        #[cfg(any(test, feature = "testing"))]
-        let claimed: Vec<Extent> = shares.iter().flat_map(Share::claims).collect();
-        let done = self.write_images(shares, durability).and_then(|(record, unsynced_bytes)| {
-            #[cfg(any(test, feature = "testing"))]
-            self.shadow.claimed(&claimed);
             let prepared = Prepared {
-                record: &record,
-                reserved_blocks: blocks,
+                record,
+                reserved_blocks,
                 immediate: durability == Durability::Immediate,
                 unsynced_bytes,
                 shares: &mut *shares,
             };
-            self.pipeline.append(&self.options, &self.owners, prepared).inspect_err(|_| {
-                #[cfg(any(test, feature = "testing"))]
-                claimed.iter().for_each(|&extent| self.shadow.freed(extent));
-            })
-        });
-        drop(turn);
+            match self.pipeline.append(&self.options, &self.owners, prepared) {
+                Ok(Outcome::Appended(done)) => break Ok(done),
+                Ok(Outcome::Divided) => {}
+                Err(error) => break Err(error),
+            }
+        };
         match done {
-            Ok(Some(done)) => {
-                shares.iter().for_each(|share| self.cache.written(share.inherited()));
+            Ok(done) => {
+                let small = shares.iter().filter(|share| share.is_small()).count();
+                self.disk.counters.small_commits.fetch_add(small as u64, Ordering::Relaxed);
+                if self.budget.total() > self.budget.limit() {
+                    self.cache.shrink_to_budget();
+                }
                 Ok(done)
             }
-            Ok(None) => unreachable!("its room was reserved"),
             Err(error) => {
-                self.pipeline.unreserve(blocks);
+                self.pipeline.unreserve(reserved_blocks);
                 Err(error)
             }
         }
     }
 
-    /// Writes the pages of images, with those that earlier small commits left; the record, and how many bytes no sync covers.
+    /// Commits with images: everything they need is written first. Only with `may_wait` a checkpoint is made when the log has no room.
+    pub(crate) fn append_images(
+        &self,
+        shares: &mut [Share],
+        durability: Durability,
+        may_wait: bool,
+    ) -> Result<Appended, FileError> {
+        let bytes = shares.iter().map(Share::record_bytes);
+        let blocks = Pipeline::blocks_for(RECORD_HEADER_BYTES + bytes.sum::<usize>());
+        while !self.pipeline.reserve(blocks) {
+            if !may_wait {
+                return Err(FileError::Full { bytes_wanted: blocks * crate::log::BLOCK_BYTES });
+            }
+            self.make_log_room(blocks)?;
+        }
+        #[cfg(any(test, feature = "testing"))]
+        let claimed: Vec<Extent> = shares.iter().flat_map(Share::claims).collect();
+        let (record, unsynced_bytes) =
+            self.write_images(shares, durability).inspect_err(|_| self.pipeline.unreserve(blocks))?;
+        #[cfg(any(test, feature = "testing"))]
+        self.shadow.claimed(&claimed);
+        let done = self.append_reserved(&record, blocks, durability, unsynced_bytes, shares);
+        #[cfg(any(test, feature = "testing"))]
+        if done.is_err() {
+            claimed.iter().for_each(|&extent| self.shadow.freed(extent));
+        }
+        done
+    }
+
+    /// Writes the pages of images; the record, and how many bytes no sync covers.
     fn write_images(&self, shares: &mut [Share], durability: Durability) -> Result<(Vec<u8>, u64), FileError> {
         let tuning = &self.options.tuning;
         let sync_above = match durability {
@@ -290,33 +272,23 @@ impl Engine {
             Durability::Buffered | Durability::Eventual => tuning.sync_first_eventual_bytes,
         };
         let mut unsynced_bytes: u64 =
-            shares.iter().map(|share| share.claimed_pages()).sum::<u64>() * self.disk.page_bytes as u64;
+            shares.iter().map(|share| share.written.pages()).sum::<u64>() * self.disk.page_bytes as u64;
         // Pages that were written before have no digest in memory any more.
         let mut synced =
             unsynced_bytes == 0 || unsynced_bytes > sync_above || shares.iter().any(Share::was_written_before);
         let mut parts = Vec::with_capacity(shares.len());
         for share in shares.iter_mut() {
-            let Kind::Image { pages, inherited, claims, .. } = &mut share.kind else {
-                self.write_raw_of(share)?;
+            let Kind::Image { pages, .. } = &mut share.kind else {
                 parts.push(share.log_ops());
                 continue;
             };
-            let mut runs = Vec::new();
-            if synced {
-                self.flush_images(pages)?;
-                self.write_unwritten(&mut inherited.cached, &self.disk.counters.images)?;
-            } else {
-                let own = pages.sealed.len();
-                pages.sealed.extend(self.sealed_copies(&inherited.cached));
-                runs = self.flush_images(pages)?;
-                pages.sealed.truncate(own); // the others are in the cache
-            }
+            let runs = self.flush_images(pages)?;
             for (page, bytes) in std::mem::take(&mut pages.sealed) {
                 self.cache.insert(PagePtr { page, stamp: share.root.stamp }, bytes);
             }
             pages.raw.clear();
             let claims = if synced {
-                claims.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
+                share.written.iter().map(|extent| RunClaim { extent, digest: 0 }).collect()
             } else {
                 runs.iter().map(|run| RunClaim { extent: run.extent, digest: run.digest }).collect()
             };
@@ -325,7 +297,7 @@ impl Engine {
                 stamp: share.root.stamp,
                 root: share.root.root,
                 claims,
-                releases: inherited.releases.iter().collect(),
+                releases: share.freed.iter().map(|freed| freed.extent).collect::<ExtentSet>().iter().collect(),
             };
             parts.push(LogPart::Image(image));
         }
@@ -342,29 +314,6 @@ impl Engine {
         }
         Ok((Record::Commit { synced, parts }.encode(), unsynced_bytes))
     }
-
-    /// Takes in a part whose commits were repeated from the log: as a small commit, but the log has it already.
-    pub(crate) fn adopt(&self, mut part: Part) -> Result<(), FileError> {
-        if part.broken {
-            return Err(FileError::TransactionBroken);
-        }
-        if part.is_changed() {
-            let mut share = self.take_ops(&mut part);
-            self.write_raw_of(&mut share).inspect_err(|_| self.forget_share(&share))?;
-            self.pipeline.adopt(&self.owners, &mut share);
-            part.written_early.clear();
-            part.keeps_arena = true;
-        }
-        Ok(())
-    }
-
-    /// The append was refused, and the part still knows its pages as written early: those in the cache only are added.
-    fn forget_share(&self, share: &Share) {
-        if let Kind::Ops { dirty, .. } = &share.kind {
-            self.cache.remove_pages(dirty.iter().map(|ptr| ptr.page));
-            self.space.give_back(dirty.iter().map(|ptr| Extent::page(ptr.page)));
-        }
-    }
 }
 
 /// One owner's share of a commit, on its way to the log.
@@ -380,30 +329,31 @@ pub(crate) struct Share {
 }
 
 pub(crate) enum Kind {
-    /// Its effects are in the log.
-    Ops {
-        effects: Vec<u8>,
-        /// What is not read through the cache, and cannot wait in it.
-        raw: DirtyPages,
-        /// Its pages, in the cache only.
-        dirty: Vec<PagePtr>,
+    /// Its effects are in the log, and in memory.
+    Small {
+        effects: Bytes,
+        /// What stood above the owner's root when they were added, and what does then.
+        before: Option<Above>,
+        after: Option<Above>,
     },
     /// Its pages are in their place.
     Image {
-        /// Those of this transaction that are not written yet.
+        /// Those that are not written yet.
         pages: DirtyPages,
         /// Some were written before.
         spilled: bool,
-        /// What earlier small commits left.
-        inherited: Inherited,
-        /// All that its record claims.
-        claims: ExtentSet,
     },
 }
 
 impl Share {
-    /// Of a part whose private pages have been taken.
-    fn new(part: &mut Part, kind: Kind) -> Self {
+    /// Of a part, whose private pages, freed pages and effects it takes. What it is to write, the part knows as written early.
+    pub(crate) fn of(part: &mut Part) -> Self {
+        let kind = if part.in_pages {
+            let spilled = !part.written_early.is_empty();
+            Kind::Image { pages: part.take_private(), spilled }
+        } else {
+            Kind::Small { effects: std::mem::take(&mut part.effects).into(), before: None, after: None }
+        };
         Self {
             owner: part.owner,
             root: OwnerRoot { root: part.root, stamp: part.stamp },
@@ -414,41 +364,32 @@ impl Share {
         }
     }
 
-    pub(crate) fn is_ops(&self) -> bool {
-        matches!(self.kind, Kind::Ops { .. })
+    pub(crate) fn is_small(&self) -> bool {
+        matches!(self.kind, Kind::Small { .. })
     }
 
-    fn inherited(&self) -> &[PagePtr] {
-        match &self.kind {
-            Kind::Image { inherited, .. } => &inherited.cached,
-            Kind::Ops { .. } => &[],
+    /// Adds the effects of a small share to what stands above its owner's root now.
+    fn add(&mut self, engine: &Engine, now: Option<&Above>) -> Result<(), &'static str> {
+        let Kind::Small { effects, before, after } = &mut self.kind else { return Ok(()) };
+        let add = engine.options.small_commits.as_ref().ok_or("effects of a layer that keeps none")?.add;
+        *after = Some(add(now, self.root.stamp, effects.clone())?);
+        *before = now.cloned();
+        Ok(())
+    }
+
+    /// Whether this is still what stands above its owner's root.
+    pub(crate) fn stands_on(&self, now: Option<&Above>) -> bool {
+        match (&self.kind, now) {
+            (Kind::Small { before: None, .. }, None) | (Kind::Image { .. }, _) => true,
+            (Kind::Small { before: Some(before), .. }, Some(now)) => Arc::ptr_eq(before, now),
+            (Kind::Small { .. }, _) => false,
         }
     }
 
-    /// For the record; leaves the effects behind it empty.
+    /// For the record.
     fn log_ops(&mut self) -> LogPart {
-        let Kind::Ops { effects, .. } = &mut self.kind else { unreachable!("asked of ops only") };
-        LogPart::Ops(OpsPart { owner: self.owner, effects: std::mem::take(effects) })
-    }
-
-    /// Rule 4: an image has all pages of the tip, also those that earlier small commits left in memory.
-    fn inherit(&mut self, engine: &Engine) {
-        if let Kind::Image { inherited, claims, spilled, .. } = &mut self.kind {
-            *inherited = engine.pipeline.inherited(self.owner, &self.freed);
-            if engine.options.broken(Sabotage::ImageForgetsUnwritten) {
-                inherited.cached.clear();
-            }
-            let cached = inherited.cached.iter().map(|ptr| Extent::page(ptr.page));
-            *claims = self.written.iter().chain(inherited.written.iter()).chain(cached).collect();
-            *spilled |= !inherited.written.is_empty() || !inherited.cached.iter().all(|&ptr| engine.is_unwritten(ptr));
-        }
-    }
-
-    fn claimed_pages(&self) -> u64 {
-        match &self.kind {
-            Kind::Image { claims, .. } => claims.pages(),
-            Kind::Ops { .. } => 0,
-        }
+        let Kind::Small { effects, .. } = &self.kind else { unreachable!("asked of small shares only") };
+        LogPart::Ops(OpsPart { owner: self.owner, effects: effects.clone() })
     }
 
     fn was_written_before(&self) -> bool {
@@ -457,17 +398,14 @@ impl Share {
 
     #[cfg(any(test, feature = "testing"))]
     fn claims(&self) -> Vec<Extent> {
-        match &self.kind {
-            Kind::Image { claims, .. } => claims.iter().collect(),
-            Kind::Ops { .. } => Vec::new(),
-        }
+        self.written.iter().collect()
     }
 
     /// What its part of the record takes at most.
     fn record_bytes(&self) -> usize {
         match &self.kind {
-            Kind::Image { claims, inherited, .. } => ImagePart::encoded_bytes(claims.runs(), inherited.releases.runs()),
-            Kind::Ops { effects, .. } => OpsPart::encoded_bytes(effects.len()),
+            Kind::Image { .. } => ImagePart::encoded_bytes(self.written.runs(), self.freed.len()),
+            Kind::Small { effects, .. } => OpsPart::encoded_bytes(effects.len()),
         }
     }
 }

@@ -277,8 +277,9 @@ pub struct Counters {
     pub images: FlushCounters,
     /// Pages written by checkpoints and by the background flusher.
     pub checkpoints: FlushCounters,
-    /// Pages of small commits that were superseded before anybody wrote them.
-    pub(crate) superseded_pages: AtomicU64,
+    /// Shares of commits that the log tells about, and merges of what they left into pages.
+    pub(crate) small_commits: AtomicU64,
+    pub(crate) merges: AtomicU64,
     /// Where the time goes.
     pub latencies: Latencies,
 }

@@ -2,11 +2,11 @@
 //! waiting for room in the log.
 
 use crate::{
+    appetite::Appetites,
     budget::{Budget, Charge},
     buffers::Buffers,
     cache::{PageCache, Pin},
     checkpoint::Checkpoints,
-    desk::Desks,
     disk::Disk,
     error::FileError,
     maintenance::Signal,
@@ -22,15 +22,15 @@ use crate::{
 use bytes::Bytes;
 use spinney_alloc::{Allocator, Extent, Owner, Protect, Seq, Stamp};
 use std::sync::{
-    Arc,
+    Arc, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
-/// Part of the budget that pages of small commits may take before a checkpoint is due, as a divisor.
+/// Part of the budget that small commits may take before a checkpoint is due, as a divisor.
 const UNWRITTEN_SHARE: u64 = 4;
 
-/// Pages are not written early more often than this part of the largest log is filled, as a divisor.
-const LOG_PARTS: u64 = 8;
+/// More effects of one commit are not worth being written twice, to the log and later in pages.
+const EFFECT_BYTES_MAX: u64 = 256 << 10;
 
 /// Stamps below the limit that only checkpoints draw, so that one can always be made to raise it.
 const CHECKPOINT_STAMPS: u64 = 1024;
@@ -53,11 +53,9 @@ pub(crate) struct Engine {
     pub(crate) signal: Arc<Signal>,
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
-    pub(crate) desks: Desks,
-    /// Pages with older stamps that are still unwritten have not changed for a while.
-    pub(crate) cold_before: AtomicU64,
-    /// Bytes of the log when pages were written early last.
-    pub(crate) written_out_at: AtomicU64,
+    pub(crate) appetites: Appetites,
+    /// Itself: a merge makes a part, which keeps the engine.
+    pub(crate) me: Weak<Self>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) shadow: crate::shadow::Shadow,
 }
@@ -125,10 +123,20 @@ impl Engine {
         }
     }
 
+    /// A stamp for a merge, which cannot wait for a checkpoint to raise the limit: it may be part of one.
+    pub(crate) fn draw_kept_stamp(&self) -> Result<Stamp, FileError> {
+        let limit = self.stamp_limit.load(Ordering::Acquire);
+        let drawn = self
+            .next_stamp
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |next| (next + 1 < limit).then_some(next + 1));
+        drawn.map(Stamp).map_err(|_| FileError::Option("too many stamps are in use between two checkpoints"))
+    }
+
     /// Effects of one commit that take more than this are not worth a place in the log (rule 3), nor in memory.
     pub(crate) fn effect_bytes_max(&self) -> usize {
-        let in_memory = (self.budget.limit() / 16).max(64 << 10);
-        usize::try_from((self.options.tuning.log_bytes_max / 16).min(in_memory)).unwrap_or(usize::MAX)
+        let in_memory = (self.budget.limit() / 16).max(16 << 10);
+        let in_log = self.options.tuning.log_bytes_max / 16;
+        usize::try_from(EFFECT_BYTES_MAX.min(in_log).min(in_memory)).unwrap_or(usize::MAX)
     }
 
     /// The number of a checkpoint that may become the newest after `newest`: a stamp, so that no attempt that failed, now or before a
@@ -187,7 +195,6 @@ impl Engine {
         self.collect_ended_snapshots();
         match reserve() {
             Err(FileError::Full { .. }) => {
-                self.clear_desks();
                 let finished = self.checkpoints.finished();
                 if self.pipeline.freed_pages() > 0 || self.space.map(|map| map.stats().awaiting_checkpoint) > 0 {
                     self.checkpoint_unless(|| self.checkpoints.finished() > finished + 1)?;
@@ -251,13 +258,6 @@ impl Engine {
         self.budget.spent(Charge::Unwritten) > self.budget.limit() / UNWRITTEN_SHARE
     }
 
-    /// Whether there are enough of them, and enough new ones, to write the cold ones early.
-    pub(crate) fn unwritten_piles_up(&self) -> bool {
-        let since = self.pipeline.log_bytes().saturating_sub(self.written_out_at.load(Ordering::Relaxed));
-        self.budget.spent(Charge::Unwritten) > self.budget.limit() / (4 * UNWRITTEN_SHARE)
-            && since > self.options.tuning.log_bytes_max / LOG_PARTS
-    }
-
     /// # Errors
     /// [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
     pub(crate) fn check_writable(&self) -> Result<(), FileError> {
@@ -273,14 +273,29 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Whether the next snapshot, or the transaction that is open on the owner, reaches a page: only merges replace pages behind their
+    /// backs, so it is asked again soon.
+    fn is_read_without_snapshot(&self, owner: Owner, birth: Stamp, death: Stamp) -> bool {
+        if self.options.small_commits.is_none() {
+            return false;
+        }
+        let visible = self.stamp_in(&self.pipeline.visible(), owner);
+        birth <= visible && visible < death
+            || self.slots.reaches(owner, birth, death) && !self.options.broken(Sabotage::ForgetsWriters)
+    }
+}
+
 /// Rule 10, as far as snapshots go: checkpoints and images are protected because of the pages they know nothing freed after C_d is offered
-/// to the allocator before the next checkpoint is durable. Pages that no map knows never come there: [`crate::desk`].
+/// to the allocator before the next checkpoint is durable.
 impl Protect for Engine {
     fn holder(&self, owner: Owner, birth: Stamp, death: Stamp) -> Option<u64> {
         if self.options.broken(Sabotage::ForgetsSnapshots) {
             return None;
         }
         let holder = self.readers.holder(owner, birth, death, |version, owner| self.stamp_in(version, owner));
-        holder.filter(|&holder| holder != REGISTERING || !self.options.broken(Sabotage::ForgetsRegistering))
+        let holder =
+            holder.filter(|&holder| holder != REGISTERING || !self.options.broken(Sabotage::ForgetsRegistering));
+        holder.or_else(|| self.is_read_without_snapshot(owner, birth, death).then_some(REGISTERING))
     }
 }

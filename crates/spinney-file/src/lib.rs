@@ -42,18 +42,17 @@ mod space; // the allocator, with its map pages and a growing file
 
 // the paths,
 
+mod appetite; // how much a writer will want
 mod checkpoint; // a durable image of one version
 mod commit; // effects or pages, then roots
-mod desk; // what one writer leaves for the next
 mod engine; // what all handles share
 mod maintenance; // the background thread
+mod merge; // what small commits left, into pages
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
 mod sync; // what `waiting` is made of; loom has its own
-mod unwritten; // what small commits leave in memory
 mod waiting; // one leads, and wakes whom it has served
-mod writeout; // and how it gets to the disk
 
 // and the handles.
 
@@ -77,7 +76,7 @@ pub use crate::{
     disk::IoStats,
     error::{FileError, IoOp},
     file::PagedFile,
-    options::{Create, Durability, FileOptions, Replay, Tuning},
+    options::{Create, Durability, FileOptions, SmallCommits, Tuning},
     page::{PageCheck, PageHeader, PagePtr},
     pages::Pages,
     part::Part,
@@ -88,6 +87,7 @@ pub use crate::{
     stats::FileStats,
     storage::{MemStorage, OsFile, Storage},
     txn::WriteTxn,
+    version::Above,
 };
 #[cfg(any(test, feature = "testing"))]
 pub use crate::{

@@ -121,19 +121,16 @@ impl Engine {
         if self.check_writable().is_err() {
             return;
         }
-        self.settle_orphans();
         if self.checkpoint_due() {
             // A failed checkpoint loses nothing; whoever needs its space gets its error.
             drop(self.checkpoint_unless(|| !self.checkpoint_due()));
-        } else if self.unwritten_piles_up() {
-            drop(self.write_out());
         }
         drop(self.space.grow_ahead(&self.disk));
     }
 
     /// After a commit that filled another part of the log or freed pages: have done, or do, what has become due.
     pub(crate) fn after_commit(&self) {
-        if self.checkpoint_due() || self.unwritten_piles_up() {
+        if self.checkpoint_due() {
             if self.options.background {
                 self.signal.work();
             } else {

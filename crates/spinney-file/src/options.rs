@@ -1,6 +1,8 @@
 //! How a file is opened.
 
-use crate::{error::FileError, page::PageCheck, part::Part};
+use crate::{error::FileError, page::PageCheck, part::Part, version::Above};
+use bytes::Bytes;
+use spinney_alloc::Stamp;
 use std::time::Duration;
 
 /// The smallest log: 12 blocks, of which commits never get 6.
@@ -60,8 +62,8 @@ pub struct FileOptions {
     pub create: Create,
     /// Checks the structure of a page when it comes from storage.
     pub page_check: PageCheck,
-    /// Repeats the effects of small commits when the file is opened after a crash. Without it every commit writes its pages.
-    pub replay: Option<Replay>,
+    /// What keeps the effects of small commits in memory until they are merged into pages. Without it every commit writes its pages.
+    pub small_commits: Option<SmallCommits>,
     /// What benchmarks and tests vary.
     pub tuning: Tuning,
 }
@@ -77,15 +79,26 @@ impl Default for FileOptions {
             read_only: false,
             create: Create::IfMissing,
             page_check: |_| Ok(()),
-            replay: None,
+            small_commits: None,
             tuning: Tuning::default(),
         }
     }
 }
 
-/// Repeats commits of one owner: `part` is as the owner was before them, and each element of `commits` is what
-/// [`Part::log_effect`](crate::Part::log_effect) gathered in one of them, in order. Leaves the new root in the part.
-pub type Replay = fn(part: &mut Part, commits: &[&[u8]]) -> Result<(), FileError>;
+/// How the layer above keeps what small commits did until it is in pages. The file layer passes it around and looks at none of it.
+#[derive(Clone, Copy, Debug)]
+pub struct SmallCommits {
+    /// What is above an owner's root after a commit with these effects and this stamp, which is higher than those before. Called
+    /// again with other `before` if that changed meanwhile; only the last call counts. An error says that the effects, which come
+    /// from the log then, are none.
+    pub add: fn(before: Option<&Above>, stamp: Stamp, effects: Bytes) -> Result<Above, &'static str>,
+    /// The same contents, divided: what is there now can be merged, and commits after it are kept apart from it.
+    pub freeze: fn(&Above) -> Above,
+    /// Brings what is frozen into the pages of a part that is as the owner's root was, and leaves the new root in it.
+    pub merge: fn(&mut Part, frozen: &Above) -> Result<(), FileError>,
+    /// What is left above the new root when all that was frozen has been merged; `None`: nothing.
+    pub merged: fn(&Above) -> Option<Above>,
+}
 
 /// Measures of the engine that have good defaults; benchmarks and tests vary them.
 #[derive(Clone, Debug)]
@@ -188,16 +201,18 @@ pub enum Sabotage {
     OwnersInOneHome,
     /// 14: the superblock is always written to the same slot.
     SuperblockInOneSlot,
-    /// 4: an image leaves out what earlier small commits left in memory.
-    ImageForgetsUnwritten,
-    /// 10: numbers of fresh pages are granted again though a snapshot reaches them, or their commit is not visible.
-    GrantsFreshAtOnce,
+    /// 4: an image leaves out what earlier small commits of its owner left in memory.
+    ImageForgetsEffects,
+    /// 10: pages that a merge replaced are granted again though the transaction that is open on the owner reads them.
+    ForgetsWriters,
     /// 17: a torn superblock stays as it is, so that a later one can complete it.
     LeavesTornSuperblock,
     /// 19: small commits before an owner's last image are repeated as well.
     RepeatsAll,
-    /// 13: a page that small commits left stays unwritten.
-    CheckpointSkipsAPage,
+    /// 13: what small commits of one owner left stays out of the pages.
+    CheckpointSkipsAnOwner,
+    /// 13: what was merged takes the place of what commits added meanwhile.
+    MergeSwallowsLater,
     /// 14: the superblock is written before what it points to is synced.
     SuperblockFirst,
     /// 14: no anchor follows a checkpoint.

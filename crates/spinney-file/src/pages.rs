@@ -3,6 +3,7 @@
 use crate::{cache::Pin, error::FileError, page::PagePtr};
 use bytes::Bytes;
 use spinney_alloc::{Owner, PageNo};
+use std::any::Any;
 
 /// Something pages can be read from. A [`PagedFile`](crate::PagedFile) gives what is committed, a
 /// [`Part`](crate::Part) also what its transaction has changed.
@@ -27,4 +28,11 @@ pub trait Pages {
 
     /// The page size.
     fn page_bytes(&self) -> usize;
+
+    /// What stands above an owner's root and is not in its pages yet, for the layer that made it: of a snapshot's version, or of a
+    /// transaction.
+    fn above(&self, owner: Owner) -> Option<&(dyn Any + Send + Sync)> {
+        let _ = owner;
+        None
+    }
 }

@@ -6,18 +6,17 @@ use crate::{
     budget::Charge,
     cache::Pin,
     commit::DirtyPages,
-    desk::{Desk, KEPT_PAGES_MAX},
     engine::Engine,
     error::FileError,
     options::Sabotage,
     page::PagePtr,
     pages::Pages,
-    version::OwnerRoot,
+    version::{Above, OwnerRoot},
 };
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
-use std::{collections::BTreeMap, sync::Arc};
+use spinney_alloc::{Arena, Extent, ExtentSet, Freed, Owner, PageNo, Stamp};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 
 /// The first arena of a transaction whose owner nothing is known of, and the largest, in pages.
 const ARENA_PAGES_MIN: u64 = 16;
@@ -28,7 +27,12 @@ const CHARGE_BYTES_MAX: u64 = 256 << 10;
 /// The largest extent handed out: a larger value takes several.
 const EXTENT_BYTES_MAX: u64 = 16 << 20;
 
-/// See the module. Pages are private until they are written: at commit, or early when the budget asks for it (*spill*).
+/// What a transaction keeps of its own above the owner's root, for the layer above.
+type Pending = Box<dyn Any + Send + Sync>;
+
+/// See the module. A part begins *small*: the layer above gathers what is done, and no page changes. One that is to change pages
+/// [enters the pages](Part::enter_pages) first. Pages are private until they are written: at commit, or early when the budget asks for
+/// it (*spill*).
 ///
 /// Always: every page reserved from the map is unused in the arena, private, or written early.
 #[derive(Debug)]
@@ -37,14 +41,22 @@ pub struct Part {
     pub(crate) owner: Owner,
     /// The tip this part builds on.
     pub(crate) base: OwnerRoot,
+    /// What small commits left above it; nothing once pages were entered.
+    above: Option<Above>,
+    /// What this transaction would leave there.
+    pending: Option<Pending>,
+    /// The same for the log.
+    pub(crate) effects: Vec<u8>,
+    /// Pages may change, and the commit writes them.
+    pub(crate) in_pages: bool,
+    /// Merges what small commits left, with the turn of checkpoints held: nothing here may wait for one.
+    is_merge: bool,
     pub(crate) root: Descriptor,
     pub(crate) first_stamp: Stamp,
     pub(crate) stamp: Stamp,
-    pub(crate) desk: Desk,
+    arena: Arena,
     /// Pages reserved by this transaction.
-    pub(crate) reserved_pages: u64,
-    /// Committed as effects: the next writer goes on with the arena.
-    pub(crate) keeps_arena: bool,
+    reserved_pages: u64,
     dirty: FxHashMap<PageNo, Box<[u8]>>,
     /// Raw pages not yet written, by first page.
     raw: BTreeMap<u64, Bytes>,
@@ -57,26 +69,51 @@ pub struct Part {
     pub(crate) broken: bool,
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
-    /// What was done, for the log; `None` once it was too much: then the commit writes its pages.
-    pub(crate) effects: Option<Vec<u8>>,
-    /// Part of the commit even if nothing changed.
-    logs_root: bool,
 }
 
 impl Part {
     /// A part on the newest root of `owner`, whose slot the caller holds.
     pub(crate) fn new(engine: Arc<Engine>, owner: Owner) -> Result<Self, FileError> {
-        let base = engine.root_in(&engine.pipeline.tips(), owner)?;
+        let tips = engine.pipeline.tips();
+        let base = engine.root_in(&tips, owner)?;
+        // Until here the slot has protected all there is (rule 11).
+        if engine.options.small_commits.is_some() {
+            engine.slots.set_base(owner, Some(base.stamp));
+        }
+        let above = tips.above(owner).cloned();
         let stamp = engine.draw_stamp()?;
-        Ok(Self {
+        let in_pages = engine.options.small_commits.is_none() || engine.options.tuning.images_only;
+        let mut part = Self::on(engine, owner, base, stamp);
+        part.above = above;
+        if in_pages {
+            part.enter_pages()?;
+        }
+        Ok(part)
+    }
+
+    /// A part that merges what small commits left of an owner into its pages. The caller has the turn of checkpoints, and nobody else
+    /// changes pages of the owner.
+    pub(crate) fn for_merge(engine: Arc<Engine>, owner: Owner, base: OwnerRoot) -> Result<Self, FileError> {
+        let stamp = engine.draw_kept_stamp()?;
+        let mut part = Self::on(engine, owner, base, stamp);
+        (part.in_pages, part.is_merge) = (true, true);
+        Ok(part)
+    }
+
+    fn on(engine: Arc<Engine>, owner: Owner, base: OwnerRoot, stamp: Stamp) -> Self {
+        Self {
             owner,
             base,
+            above: None,
+            pending: None,
+            effects: Vec::new(),
+            in_pages: false,
+            is_merge: false,
             root: base.root,
             first_stamp: stamp,
             stamp,
-            desk: engine.take_desk(owner),
+            arena: Arena::new(),
             reserved_pages: 0,
-            keeps_arena: false,
             dirty: FxHashMap::default(),
             raw: BTreeMap::new(),
             private_bytes: 0,
@@ -85,53 +122,82 @@ impl Part {
             broken: false,
             written_early: ExtentSet::default(),
             freed: Vec::new(),
-            effects: engine.options.replay.map(|_| Vec::new()),
-            logs_root: false,
             engine,
-        })
+        }
+    }
+
+    /// From here on pages may change, and the commit writes them. What earlier small commits left in memory is merged into pages
+    /// first, by a commit of its own; it takes turns with checkpoints and with other such merges. The root may be another one
+    /// afterwards, with the same contents. What was gathered so far is the caller's to apply. Costs nothing the second time.
+    ///
+    /// # Errors
+    /// [`FileError::Full`], and those of writing, of a checkpoint, and of the merge itself. Nothing has changed.
+    pub fn enter_pages(&mut self) -> Result<(), FileError> {
+        if self.in_pages {
+            return Ok(());
+        }
+        if self.above.is_some() && !self.engine.options.broken(Sabotage::ImageForgetsEffects) {
+            self.engine.slots.set_base(self.owner, None);
+            self.engine.merge_owner(self.owner)?;
+            self.base = self.engine.root_in(&self.engine.pipeline.tips(), self.owner)?;
+            self.engine.slots.set_base(self.owner, Some(self.base.stamp));
+            self.root = self.base.root;
+            // Younger than the pages of the merge.
+            self.first_stamp = self.engine.draw_stamp()?;
+            self.stamp = self.first_stamp;
+        }
+        self.above = None;
+        self.in_pages = true;
+        Ok(())
+    }
+
+    /// Whether [`enter_pages`](Part::enter_pages) was called. A small part changes no page.
+    #[inline]
+    pub fn is_in_pages(&self) -> bool {
+        self.in_pages
+    }
+
+    /// What small commits left above the root that this part builds on.
+    pub fn base_above(&self) -> Option<&Above> {
+        self.above.as_ref()
+    }
+
+    /// What a small transaction keeps of its own: what [`Pages::above`] then returns, instead of
+    /// [`base_above`](Part::base_above).
+    pub fn set_pending(&mut self, pending: Box<dyn Any + Send + Sync>) {
+        self.pending = Some(pending);
+    }
+
+    /// What was set, to be changed.
+    pub fn pending_mut(&mut self) -> Option<&mut (dyn Any + Send + Sync)> {
+        self.pending.as_deref_mut()
+    }
+
+    /// What was set; it is gone from here.
+    pub fn take_pending(&mut self) -> Option<Box<dyn Any + Send + Sync>> {
+        self.pending.take()
+    }
+
+    /// What the log will tell about a small commit: given to [`SmallCommits::add`](crate::SmallCommits::add) at the commit, and again
+    /// after a crash. None: it changes nothing.
+    pub fn set_effects(&mut self, effects: Vec<u8>) {
+        assert!(!self.in_pages || effects.is_empty(), "a part in pages tells of them");
+        self.effects = effects;
+    }
+
+    /// What was set.
+    pub fn effects(&self) -> &[u8] {
+        &self.effects
+    }
+
+    /// Effects of one commit that take more are not worth a place in the log, nor in memory: pages are to be entered then. In bytes.
+    pub fn effect_bytes_max(&self) -> usize {
+        self.engine.effect_bytes_max()
     }
 
     /// Whose part this is.
     pub fn owner(&self) -> Owner {
         self.owner
-    }
-
-    /// Whether effects are still gathered. Once there are too many, or when the file was opened without
-    /// [`replay`](crate::FileOptions::replay), the commit writes pages, and nobody needs them.
-    #[inline]
-    pub fn logs_effects(&self) -> bool {
-        self.effects.is_some()
-    }
-
-    /// Adds an effect to what the log will tell about this commit: opaque bytes, given back to
-    /// [`replay`](crate::FileOptions::replay) after a crash.
-    pub fn log_effect(&mut self, pieces: &[&[u8]]) {
-        let limit = self.engine.effect_bytes_max();
-        if let Some(effects) = &mut self.effects {
-            let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-            if effects.len() + bytes > limit {
-                self.effects = None;
-            } else {
-                pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
-            }
-        }
-    }
-
-    /// All effects so far, to be shortened: what they amount to must stay the same.
-    pub fn effects_mut(&mut self) -> Option<&mut Vec<u8>> {
-        self.effects.as_mut()
-    }
-
-    /// This commit cannot be told by effects: it writes its pages.
-    pub fn write_pages(&mut self) {
-        self.effects = None;
-    }
-
-    /// The commit logs this root itself, even if nothing changes: whatever small commits before it amount to when they are
-    /// repeated, this is what comes of them.
-    pub fn write_root(&mut self) {
-        self.effects = None;
-        self.logs_root = true;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -176,11 +242,12 @@ impl Part {
     }
 
     fn take_page(&mut self) -> Result<PageNo, FileError> {
-        let page = match self.desk.arena.take_page() {
+        assert!(self.in_pages, "a small transaction makes no page");
+        let page = match self.arena.take_page() {
             Some(page) => page,
             None => {
                 self.refill()?;
-                self.desk.arena.take_page().ok_or(FileError::Full { bytes_wanted: self.page_len() })?
+                self.arena.take_page().ok_or(FileError::Full { bytes_wanted: self.page_len() })?
             }
         };
         self.charge(self.page_len());
@@ -221,11 +288,11 @@ impl Part {
     /// [`FileError::Full`] when there is no such run and the file cannot grow.
     pub fn allocate_extent(&mut self, pages: u64) -> Result<PagePtr, FileError> {
         assert!((1..=self.max_extent_pages()).contains(&pages), "{pages} pages in one extent");
-        let run = match self.desk.arena.take_run(pages) {
+        let run = match self.arena.take_run(pages) {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
-                engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve_run(pages)))?
+                self.with_space(|| engine.space.with(&engine.disk, |map| map.reserve_run(pages)))?
             }
         };
         // Known as written early until bytes arrive: whatever happens, it is accounted for.
@@ -255,7 +322,7 @@ impl Part {
         let extent = Extent { start: start.page, pages };
         if start.stamp < self.first_stamp {
             if self.engine.options.broken(Sabotage::ReusesAtOnce) {
-                self.desk.arena.add([extent]);
+                self.arena.add([extent]);
             } else {
                 self.freed.push(Freed { extent, birth: start.stamp });
             }
@@ -268,18 +335,18 @@ impl Part {
             if let Some(buffer) = self.dirty.remove(&page) {
                 self.engine.buffers.give_back(buffer);
                 self.credit(self.page_len());
-                self.desk.arena.recycle(page);
+                self.arena.recycle(page);
                 at += 1;
             } else if let Some(data) = self.raw.remove(&at) {
                 self.credit(data.len() as u64);
                 let pages = data.len() as u64 / self.page_len();
-                self.desk.arena.add([Extent { start: page, pages }]);
+                self.arena.add([Extent { start: page, pages }]);
                 at += pages;
             } else {
                 let was_ours = self.written_early.remove(Extent::page(page));
                 assert!(was_ours, "{page:?} freed twice, or not of this part");
                 self.engine.cache.remove(page);
-                self.desk.arena.recycle(page);
+                self.arena.recycle(page);
                 at += 1;
             }
         }
@@ -311,7 +378,7 @@ impl Part {
         if self.private_bytes == 0 {
             return Ok(());
         }
-        let stamp = self.engine.draw_stamp()?;
+        let stamp = if self.is_merge { self.engine.draw_kept_stamp()? } else { self.engine.draw_stamp()? };
         self.broken = true; // until all of them are written
         let pages = self.take_private();
         self.engine.flush_images(&pages)?;
@@ -322,18 +389,6 @@ impl Part {
             self.stamp = stamp;
         }
         Ok(())
-    }
-
-    /// Takes the private pages out for a small commit: those that stay in memory, and raw runs, which are written now.
-    pub(crate) fn take_unwritten(&mut self) -> (Vec<(PagePtr, Bytes)>, DirtyPages) {
-        let (owner, stamp) = (self.owner, self.stamp);
-        let pages = std::mem::take(&mut self.dirty).into_iter().map(|(page, mut bytes)| {
-            let ptr = PagePtr { page, stamp };
-            crate::page::label(&mut bytes, ptr, owner);
-            (ptr, self.engine.buffers.share(bytes))
-        });
-        let pages: Vec<_> = pages.collect();
-        (pages, self.take_private())
     }
 
     /// Takes the private pages out, sealed and in order, ready to be written. From here on they count as written early: whatever
@@ -369,12 +424,12 @@ impl Part {
 
     /// Unused pages of the arena, to be given back.
     pub(crate) fn take_remainder(&mut self) -> Vec<Extent> {
-        std::mem::take(&mut self.desk.arena).remainder()
+        std::mem::take(&mut self.arena).remainder()
     }
 
     /// Whether committing this part would change anything.
     pub(crate) fn is_changed(&self) -> bool {
-        self.root != self.base.root || !self.freed.is_empty() || self.logs_root
+        self.root != self.base.root || !self.freed.is_empty() || !self.effects.is_empty()
     }
 
     /// Pages that a commit now would claim.
@@ -398,18 +453,23 @@ impl Part {
         let most = ARENA_BYTES_MAX / self.page_len();
         let want = match self.reserved_pages {
             _ if !engine.options.tuning.arenas => 1,
-            0 => self.desk.appetite.clamp(ARENA_PAGES_MIN, most),
+            0 => engine.appetites.of(self.owner).clamp(ARENA_PAGES_MIN, most),
             so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
-        let reserve = |pages| engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
+        let reserve = |pages| self.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
         let extents = match reserve(want) {
             // No room for an arena; there may be room for a page.
             Err(FileError::Full { .. }) if want > 1 => reserve(1)?,
             other => other?,
         };
         self.reserved_pages += extents.iter().map(|e| e.pages).sum::<u64>();
-        self.desk.arena.add(extents);
+        self.arena.add(extents);
         Ok(())
+    }
+
+    /// Runs `reserve`; when the file is full, a checkpoint may help, unless this is part of one.
+    fn with_space<T>(&self, reserve: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
+        if self.is_merge { reserve() } else { self.engine.with_space(reserve) }
     }
 
     fn page_len(&self) -> u64 {
@@ -498,6 +558,14 @@ impl Pages for Part {
     fn page_bytes(&self) -> usize {
         self.engine.disk.page_bytes
     }
+
+    fn above(&self, owner: Owner) -> Option<&(dyn Any + Send + Sync)> {
+        debug_assert_eq!(owner, self.owner, "a part reads its owner");
+        match &self.pending {
+            Some(pending) => Some(&**pending),
+            None => self.above.as_deref(),
+        }
+    }
 }
 
 /// Abort: every page of this part is free at once. After a commit there is nothing left to return.
@@ -505,8 +573,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         // A broken engine does not wait for the end of a write.
         let late = self.engine.options.broken(Sabotage::ReturnsDuringWrite).then(|| self.take_private());
-        let keeps = self.keeps_arena && self.desk.arena.len() <= KEPT_PAGES_MAX;
-        let mut pages = if keeps { Vec::new() } else { self.take_remainder() };
+        let mut pages = self.take_remainder();
         pages.extend(self.dirty.drain().map(|(page, _)| Extent::page(page)));
         let page_len = self.page_len();
         pages.extend(std::mem::take(&mut self.raw).into_iter().map(|(start, data)| Extent {
@@ -522,7 +589,6 @@ impl Drop for Part {
         if !pages.is_empty() {
             self.engine.space.give_back(pages);
         }
-        self.engine.leave_desk(self.owner, std::mem::take(&mut self.desk));
         self.engine.options.interlude();
         if let Some(late) = late {
             drop(self.engine.flush_images(&late));

@@ -14,23 +14,21 @@ mod append; // who is next, and what that changes
 mod lead; // groups on their way to the disk
 
 use crate::{
+    budget::Budget,
     commit::Share,
     disk::Disk,
     error::FileError,
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, LogId, RingLayout},
     options::FileOptions,
     owners::OwnerTable,
-    page::PagePtr,
-    unwritten::{Unwritten, UnwrittenPages},
-    version::{OwnerRoot, Version, leaf_of},
+    version::{Above, OwnerRoot, Version, leaf_of},
     waiting::{Failed, Progress, Waiting},
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use spinney_alloc::{Delta, Owner, PageNo, Seq};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -58,22 +56,27 @@ pub(crate) enum Goal {
 /// A commit ready to be appended: what it needs on disk is there.
 pub(crate) struct Prepared<'a> {
     pub(crate) record: &'a [u8],
-    /// Log blocks that were reserved for it; 0: there is room or there is not.
+    /// Log blocks that were reserved for it.
     pub(crate) reserved_blocks: u64,
     pub(crate) immediate: bool,
     /// Bytes of its pages that no sync has covered yet.
     pub(crate) unsynced_bytes: u64,
-    /// Keep of what they freed only what no map knows.
+    /// What they freed is taken out.
     pub(crate) shares: &'a mut [Share],
 }
 
 /// What became of it.
+pub(crate) enum Outcome {
+    Appended(Appended),
+    /// Nothing: a checkpoint has divided what stands above an owner's root since effects were added to it.
+    Divided,
+}
+
+/// A commit that has its place.
 pub(crate) struct Appended {
     pub(crate) seq: Seq,
     /// Older pages that it superseded.
     pub(crate) superseded: Vec<PageNo>,
-    /// When the fresh pages it superseded may be granted again: see [`UnwrittenPages::round`].
-    pub(crate) round: u64,
     /// Records that nobody has written yet take much memory.
     pub(crate) queue_is_long: bool,
     /// Another part of the log is full.
@@ -91,10 +94,8 @@ pub(crate) struct Cut {
     pub(crate) changed: BTreeSet<u32>,
     /// Pages that the commits in it freed.
     pub(crate) freed_pages: u64,
-    /// Pages that small commits left.
-    pub(crate) unwritten: Arc<FxHashMap<Owner, Unwritten>>,
-    /// Superseded ones that snapshots keep in memory.
-    pub(crate) held: Vec<PagePtr>,
+    /// What small commits left above the roots of these owners, frozen.
+    pub(crate) frozen: Vec<(Owner, Above)>,
 }
 
 /// Where the log goes on after a checkpoint's group.
@@ -147,7 +148,15 @@ struct Append {
     deltas: Vec<Delta>,
     freed_pages: u64,
     changed: BTreeSet<u32>,
-    unwritten: UnwrittenPages,
+    /// Owners that have something above their root in the newest version, and what it takes in memory: in all, and of that what is
+    /// frozen.
+    above: BTreeMap<Owner, AboveBytes>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct AboveBytes {
+    all: u64,
+    frozen: u64,
 }
 
 struct LogWriter {
@@ -206,7 +215,7 @@ pub(crate) struct Pipeline {
     file_id: LogId,
     append: Mutex<Append>,
     log: Mutex<LogWriter>,
-    rounds_finished: AtomicU64,
+    budget: Arc<Budget>,
     waiting: Waiting<(Seq, Goal)>,
     newest: ArcSwap<Version>,
     visible: ArcSwap<Version>,
@@ -228,6 +237,7 @@ pub(crate) struct Pipeline {
 /// Where the pipeline starts after creation or recovery.
 pub(crate) struct PipelineStart {
     pub(crate) file_id: LogId,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) layout: RingLayout,
     /// Where the log of the newest checkpoint begins, and where the next group goes.
     pub(crate) tail: u64,
@@ -258,7 +268,7 @@ impl Pipeline {
                 },
                 ..Append::default()
             }),
-            rounds_finished: AtomicU64::new(0),
+            budget: start.budget,
             log: Mutex::new(LogWriter {
                 tail: start.tail,
                 layout: start.layout,
@@ -321,11 +331,6 @@ impl Pipeline {
         self.unsynced_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of log written since opening.
-    pub(crate) fn log_bytes(&self) -> u64 {
-        self.log_bytes.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
     }
@@ -355,7 +360,7 @@ impl Pipeline {
     pub(crate) fn recent_pages(&self) -> (u64, u64) {
         let append = self.append.lock();
         let allocated: u64 = append.deltas.iter().flat_map(|d| &d.allocated).map(|extent| extent.pages).sum();
-        (allocated + append.unwritten.fresh_pages(), freed_pages(&append.deltas))
+        (allocated, freed_pages(&append.deltas))
     }
 
     /// Whether nothing was appended since the last checkpoint began, except what shows that the log grew or goes on.
@@ -430,9 +435,15 @@ pub(crate) fn head_after(before: &RingLayout, after: &RingLayout, head: u64, blo
     next % after.blocks()
 }
 
-/// Puts a root into a version; the owner's leaf as it was at opening must be loaded.
-pub(crate) fn set_root(version: &mut Version, owners: &OwnerTable, owner: Owner, root: OwnerRoot) {
-    version.set(owner, root, || {
+/// Puts an owner's root, unless it stays, and what is above it into a version; the owner's leaf as it was at opening must be loaded.
+pub(crate) fn set_root(
+    version: &mut Version,
+    owners: &OwnerTable,
+    owner: Owner,
+    root: Option<OwnerRoot>,
+    above: Option<Above>,
+) {
+    version.set(owner, root, above, || {
         Box::new(owners.loaded(leaf_of(owner)).copied().unwrap_or([OwnerRoot::NONE; crate::version::FAN_OUT]))
     });
 }
@@ -470,6 +481,7 @@ mod tests {
         fn new(layout: RingLayout, tail: u64, head: u64) -> Self {
             let pipeline = Pipeline::new(PipelineStart {
                 file_id: [1; 16],
+                budget: Arc::new(Budget::new(1 << 20)),
                 layout,
                 tail,
                 head,
@@ -496,13 +508,15 @@ mod tests {
             let record = Record::Anchor.encode();
             let commit =
                 Prepared { record: &record, reserved_blocks, immediate: true, unsynced_bytes: 0, shares: &mut [] };
-            let done = self.pipeline.append(&self.options, &self.owners, commit).unwrap();
-            self.wait(done.expect("there is room for one").seq);
+            let Outcome::Appended(done) = self.pipeline.append(&self.options, &self.owners, commit).unwrap() else {
+                panic!("it has no effects that could stand on something else")
+            };
+            self.wait(done.seq);
         }
 
         fn begin_checkpoint(&self, layout: &RingLayout) -> Cut {
             let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
-            self.pipeline.append_checkpoint(&record, layout.clone()).unwrap()
+            self.pipeline.append_checkpoint(&self.owners, None, &record, layout.clone()).unwrap()
         }
     }
 
@@ -511,7 +525,10 @@ mod tests {
         let (old, gained) = (Extent::new(10, 16).unwrap(), Extent::new(100, 16).unwrap());
         // The tail is at block 8, and the log goes on to 14.
         let bed = Bed::new(RingLayout::new(vec![old], 4096).unwrap(), 8, 14);
-        (0..3).for_each(|_| bed.commit(0)); // 14, 15, 0
+        for _ in 0..3 {
+            assert!(bed.pipeline.reserve(1));
+            bed.commit(1); // 14, 15, 0
+        }
         let cut = bed.begin_checkpoint(&RingLayout::new(vec![old, gained], 4096).unwrap());
         bed.wait(cut.seq); // 1
         let position = bed.pipeline.cut_position(cut.seq);
@@ -538,7 +555,6 @@ mod tests {
         let cut = bed.begin_checkpoint(&layout);
         bed.wait(cut.seq);
         bed.pipeline.free_before(bed.pipeline.cut_position(cut.seq));
-        bed.pipeline.forget_frozen();
         bed.wait(bed.pipeline.append_anchor(&Record::Anchor.encode()).unwrap());
         assert!(bed.pipeline.reserve(reserved as u64 - 1), "the log is free again");
     }

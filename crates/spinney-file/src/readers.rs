@@ -60,7 +60,6 @@ pub(crate) struct Readers {
     /// Snapshots that ended while pages hung on them.
     ended: Mutex<Vec<u64>>,
     any_ended: AtomicBool,
-    ended_count: AtomicU64,
 }
 
 /// A snapshot's place among the readers; leaving it ends the protection.
@@ -90,7 +89,6 @@ impl Readers {
             next_id: AtomicU64::new(1),
             ended: Mutex::default(),
             any_ended: AtomicBool::new(false),
-            ended_count: AtomicU64::new(0),
         }
     }
 
@@ -148,14 +146,8 @@ impl Readers {
         if hung {
             self.ended.lock().push(place.held.id);
             self.any_ended.store(true, Ordering::Release);
-            self.ended_count.fetch_add(1, Ordering::Release);
         }
         hung
-    }
-
-    /// How many snapshots ended with pages hanging on them.
-    pub(crate) fn ended_count(&self) -> u64 {
-        self.ended_count.load(Ordering::Acquire)
     }
 
     /// Snapshots that ended with pages hanging on them, each told once.
@@ -239,7 +231,9 @@ mod tests {
 
     fn version(seq: u64, stamp: u64) -> Arc<Version> {
         let mut v = Version::at_opening(Seq(seq));
-        v.set(Owner(1), OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }, || Box::new([OwnerRoot::NONE; 16]));
+        v.set(Owner(1), Some(OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }), None, || {
+            Box::new([OwnerRoot::NONE; 16])
+        });
         Arc::new(v)
     }
 

@@ -11,8 +11,6 @@ const PUNCH_PAGES_MIN: u64 = 16;
 impl Engine {
     /// Cuts the free end off and punches free runs, at most `bytes` in all; returns how many went back.
     pub(crate) fn reclaim(&self, bytes: u64) -> Result<u64, FileError> {
-        // What writers left for the next ones may be all that keeps the end from being cut off.
-        self.clear_desks();
         let page_bytes = self.disk.page_bytes as u64;
         let mut pages = bytes / page_bytes;
         let cut = self.cut_tail(pages)?;

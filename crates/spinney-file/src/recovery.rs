@@ -13,24 +13,23 @@ mod forged; // logs that lie
 mod scan; // which groups count
 
 use crate::{
+    appetite::Appetites,
     budget::Budget,
     buffers::Buffers,
     cache::PageCache,
     checkpoint::Checkpoints,
     commit::freed_before_opening,
-    desk::Desks,
     disk::Disk,
     engine::Engine,
     error::{FileError, IoOp},
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record},
     options::{FileOptions, Sabotage},
     owners::{NO_OWNER, OwnerTable},
-    part::Part,
     pipeline::{Pipeline, PipelineStart, set_root},
     readers::Readers,
     slots::WriterSlots,
     space::{Space, why},
-    storage::{Overlay, Storage},
+    storage::Storage,
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
 };
@@ -38,7 +37,7 @@ use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Weak, atomic::AtomicU64},
 };
 
 /// Opens what `storage` holds, or creates a file in it.
@@ -63,7 +62,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
         Found::Nothing => (creation::create(&probe, len, &options)?, Other::Whole),
     };
     let (superblock, other) = superblock;
-    let mut disk = Disk::new(storage, superblock.page_bytes as usize);
+    let disk = Disk::new(storage, superblock.page_bytes as usize);
     let len = disk.storage.len().map_err(failed)?;
     let page_bytes = disk.page_bytes as u64;
     let bytes_needed = superblock.used_end * page_bytes;
@@ -77,34 +76,32 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
         // it, and what it names will have been used again by then.
         disk.write_sync(SLOT_AT[1 - superblock.slot()], &[0; SLOT_BYTES])?;
     }
-    if options.read_only {
-        // What recovery would write stays in memory (rule 20).
-        disk.storage = Arc::new(Overlay::new(disk.storage));
-    }
-    let engine = Arc::new(build(disk, options, superblock, &scan, len / page_bytes)?);
+    let engine = build(disk, options, superblock, &scan, len / page_bytes)?;
+    let engine = Arc::new_cyclic(|me| Engine { me: me.clone(), ..engine });
     repeat(&engine, &scan)?;
     Ok(engine)
 }
 
-/// Rule 19: the small commits of each owner since its last image, on pages that no image claims.
-fn repeat(engine: &Arc<Engine>, scan: &Scan) -> Result<(), FileError> {
+/// Rule 19: the small commits of each owner since its last image stand above its root again.
+fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
     for (owner, commits) in scan.effects(&engine.options) {
         if owner.0 >= engine.owners.owners_max() {
             return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
         }
-        let Some(replay) = engine.options.replay else {
+        let Some(small) = engine.options.small_commits else {
             return Err(FileError::Option("the log has commits that only the layer which made them can repeat"));
         };
         if !engine.options.read_only {
             engine.home_for(leaf_of(owner))?;
         }
         engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
-        let mut part = Part::new(Arc::clone(engine), owner)?;
-        part.write_pages(); // what is repeated is in the log already
-        replay(&mut part, &commits)?;
-        engine.adopt(part)?;
-        if engine.unwritten_due() {
-            engine.write_out_all()?;
+        let mut above = None;
+        for effects in &commits {
+            let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, (*effects).clone());
+            above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
+        }
+        if let Some(above) = above {
+            engine.pipeline.adopt(&engine.owners, owner, above, commits.iter().map(|effects| effects.len()).sum());
         }
     }
     Ok(())
@@ -203,13 +200,14 @@ fn build(
     let engine = Engine {
         space,
         cache: PageCache::new(Arc::clone(&budget)),
-        budget,
+        budget: Arc::clone(&budget),
         buffers: Buffers::new(disk.page_bytes),
         owners,
         readers: Readers::new(),
         slots: WriterSlots::default(),
         pipeline: Pipeline::new(PipelineStart {
             file_id: superblock.file_id,
+            budget,
             layout: scan.layout.clone(),
             tail: superblock.log_start,
             head,
@@ -224,9 +222,8 @@ fn build(
         signal: Arc::default(),
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
-        desks: Desks::default(),
-        cold_before: AtomicU64::new(0),
-        written_out_at: AtomicU64::new(0),
+        appetites: Appetites::default(),
+        me: Weak::new(),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),
         disk,
@@ -323,7 +320,7 @@ fn replay(
             .get(part.owner.0 as usize % crate::version::FAN_OUT)
             .expect("a leaf is full");
         if !(options.broken(Sabotage::FirstImage) && version.changed(part.owner).is_some_and(|r| *r != before)) {
-            set_root(&mut version, owners, part.owner, OwnerRoot { root: part.root, stamp: part.stamp });
+            set_root(&mut version, owners, part.owner, Some(OwnerRoot { root: part.root, stamp: part.stamp }), None);
         }
         changed.insert(owners.page_of(leaf));
         if !options.broken(Sabotage::ForgetsClaims) {

@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
-use spinney_alloc::{Extent, PageNo, Stamp};
+use spinney_alloc::{Extent, Stamp};
 
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
@@ -44,13 +44,5 @@ impl Shadow {
             // Not "before < stamp": a page that an aborted transaction had spilled may go to one that began earlier.
             assert!(before != Some(stamp), "page {page} is written twice with {stamp:?}");
         }
-    }
-
-    /// A copy of a page that stays in memory until a write of it has succeeded: after a failure the same bytes come again.
-    pub(crate) fn writes_copy(&self, page: PageNo, stamp: Stamp) {
-        let mut state = self.state.lock();
-        let page = page.get();
-        assert!(!state.in_use.contains(&page), "page {page} is protected and about to be overwritten");
-        state.written.insert(page, stamp);
     }
 }

@@ -6,7 +6,7 @@
 use crate::error::FileError;
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
-use spinney_alloc::Owner;
+use spinney_alloc::{Owner, Stamp};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -30,6 +30,8 @@ struct Held {
     /// Where they wait, once there are any.
     freed: Option<Arc<Condvar>>,
     free: bool,
+    /// The root that the holder reads: its stamp. `None`: he has not loaded it yet, or may load a newer one.
+    base: Option<Stamp>,
 }
 
 /// All slots that are held or waited for. Owners nobody writes cost nothing.
@@ -47,7 +49,7 @@ impl WriterSlots {
         let mut held = self.held.lock();
         let now = Instant::now();
         let Some(slot) = held.get_mut(&owner) else {
-            held.insert(owner, Held { since: now, waiters: 0, freed: None, free: false });
+            held.insert(owner, Held { since: now, waiters: 0, freed: None, free: false, base: None });
             return Ok(());
         };
         slot.waiters += 1;
@@ -65,6 +67,7 @@ impl WriterSlots {
                 slot.free = false;
                 slot.waiters -= 1;
                 slot.since = Instant::now();
+                slot.base = None;
                 return Ok(());
             }
             if timed_out {
@@ -72,6 +75,18 @@ impl WriterSlots {
                 return Err(FileError::Busy { owner, held_for: slot.since.elapsed() });
             }
         }
+    }
+
+    /// The holder reads this root, and none that is older, for as long as he has the slot.
+    pub(crate) fn set_base(&self, owner: Owner, base: Option<Stamp>) {
+        self.held.lock().get_mut(&owner).expect("only a holder reads as a writer").base = base;
+    }
+
+    /// Whether the transaction that holds the slot of `owner` may reach a page of it that lived in `[birth, death)`: its small
+    /// commits may be merged into the tree meanwhile, which frees pages that it reads (rule 10).
+    pub(crate) fn reaches(&self, owner: Owner, birth: Stamp, death: Stamp) -> bool {
+        let held = self.held.lock();
+        held.get(&owner).is_some_and(|slot| !slot.free && slot.base.is_none_or(|base| birth <= base && base < death))
     }
 
     /// Gives a slot back and wakes one waiter.

@@ -1,8 +1,12 @@
 //! An immutable view of all or some owners at one seq.
 
-use crate::{Descriptor, error::FileError, file::PagedFile, options::Sabotage, readers::Place};
-use spinney_alloc::{Owner, Seq};
-use std::sync::Arc;
+use crate::{
+    Descriptor, cache::Pin, error::FileError, file::PagedFile, options::Sabotage, page::PagePtr, pages::Pages,
+    readers::Place,
+};
+use bytes::Bytes;
+use spinney_alloc::{Owner, PageNo, Seq};
+use std::{any::Any, sync::Arc};
 
 /// A view that never changes, and keeps what it can reach from being reused. Cheap to clone: clones share one registration. Taking one
 /// takes no lock and waits for nobody.
@@ -69,6 +73,29 @@ impl Snapshot {
     /// Where its pages are read.
     pub fn file(&self) -> &PagedFile {
         &self.held.file
+    }
+}
+
+/// What it shows, pages and what stands above them. (Pages of owners that it does not cover may be used again meanwhile.)
+impl Pages for Snapshot {
+    fn page<'a>(&'a self, pin: &'a Pin, owner: Owner, ptr: PagePtr) -> Result<&'a [u8], FileError> {
+        self.held.file.page(pin, owner, ptr)
+    }
+
+    fn page_bytes_shared(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
+        self.held.file.page_bytes_shared(owner, ptr)
+    }
+
+    fn read_raw(&self, at: PageNo, offset: u64, len: usize) -> Result<Bytes, FileError> {
+        self.held.file.read_raw(at, offset, len)
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.held.file.page_bytes()
+    }
+
+    fn above(&self, owner: Owner) -> Option<&(dyn Any + Send + Sync)> {
+        self.held.place.held.version.above(owner).filter(|_| self.covers(owner)).map(|above| &**above)
     }
 }
 

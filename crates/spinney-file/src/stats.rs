@@ -44,15 +44,17 @@ pub struct FileStats {
     pub cache: CacheStats,
     /// The memory budget, in bytes.
     pub budget_bytes: u64,
-    /// Memory in use of it: clean pages, page table, pages of open transactions, unwritten pages.
+    /// Memory in use of it: clean pages, page table, pages of open transactions, what small commits left.
     pub budget_used_bytes: u64,
     /// Pages of open transactions, in bytes.
     pub dirty_bytes: u64,
-    /// Pages of small commits that are in memory only, with their bookkeeping, in bytes.
+    /// What small commits did and no page has yet, with its bookkeeping, in bytes.
     pub unwritten_bytes: u64,
-    /// Pages of small commits that were superseded before anybody wrote them: writes that never happened.
-    pub superseded_unwritten_pages: u64,
-    /// Pages of small commits written by checkpoints and in the background.
+    /// Owners' shares of commits that the log tells about, since opening. They write no pages.
+    pub small_commits: u64,
+    /// Times that what small commits of an owner left was brought into pages: however many there were, a page is written once.
+    pub merges: u64,
+    /// Pages written by such merges.
     pub written_out: FlushStats,
     /// Pages written by commits.
     pub images: FlushStats,
@@ -98,7 +100,8 @@ impl Engine {
             budget_used_bytes: self.budget.total(),
             dirty_bytes: self.budget.spent(Charge::Dirty),
             unwritten_bytes: self.budget.spent(Charge::Unwritten),
-            superseded_unwritten_pages: self.disk.counters.superseded_pages.load(Relaxed),
+            small_commits: self.disk.counters.small_commits.load(Relaxed),
+            merges: self.disk.counters.merges.load(Relaxed),
             written_out: self.disk.counters.checkpoints.snapshot(),
             images: self.disk.counters.images.snapshot(),
             io: self.disk.io_stats(),

@@ -6,11 +6,9 @@ pub(crate) mod crash; // every state a power cut may leave
 pub(crate) mod io; // whole reads and writes out of short ones
 mod memory; // a file in memory
 mod os_file; // a file of the operating system
-mod overlay; // a file that is never changed, with changes in memory
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod sim_disk; // a disk whose power can be cut
 
-pub(crate) use self::overlay::Overlay;
 #[cfg(any(test, feature = "testing"))]
 pub use self::{
     crash::{CrashUnit, Cut, EnumerationLimits, Image, ImageCount, Images, Recording},

@@ -120,8 +120,7 @@ impl WriteTxn {
     /// Makes everything this transaction changed take effect at once, and returns its place in the order. The next writers of these
     /// owners go on before it is durable.
     ///
-    /// Where effects were noted and are few beside the pages, they go to the log and the pages stay in memory; else it costs one vectored
-    /// write per run of adjacent pages. [`Durability::Immediate`] adds a share of one log write and one sync.
+    /// What small parts did goes to the log and to memory; others cost one vectored write per run of adjacent pages. [`Durability::Immediate`] adds a share of one log write and one sync.
     ///
     /// # Errors
     /// Nothing took effect, except with [`FileError::CommitOutcomeUnknown`], where reopening decides.

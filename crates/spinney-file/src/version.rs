@@ -8,7 +8,11 @@
 
 use crate::Descriptor;
 use spinney_alloc::{Owner, Seq, Stamp};
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
+
+/// What small commits of an owner left above its root, in memory: the layer above makes and reads it, here it is opaque. It never
+/// changes; the next commit makes another.
+pub type Above = Arc<dyn Any + Send + Sync>;
 
 /// Owners per leaf and children per branch: a commit copies one leaf and one branch per level, so small is fast.
 pub(crate) const FAN_OUT: usize = 16;
@@ -36,7 +40,13 @@ pub(crate) type RootLeaf = [OwnerRoot; FAN_OUT];
 #[derive(Clone, Debug)]
 enum Node {
     Branch(Box<[Option<Arc<Node>>; FAN_OUT]>),
-    Leaf(Box<RootLeaf>),
+    Leaf(Box<Leaf>),
+}
+
+#[derive(Clone, Debug)]
+struct Leaf {
+    roots: RootLeaf,
+    above: [Option<Above>; FAN_OUT],
 }
 
 /// Every owner's root at `seq`.
@@ -68,9 +78,20 @@ impl Version {
         self.changed_leaf(leaf_of(owner)).map(|roots| &roots[place(owner)])
     }
 
-    /// Puts `root` for `owner`; `opening` gives the owner's leaf as it was at opening, asked for on the first change to it.
-    /// Costs one copied leaf and `height` copied branches.
-    pub(crate) fn set(&mut self, owner: Owner, root: OwnerRoot, opening: impl FnOnce() -> Box<RootLeaf>) {
+    /// What small commits of `owner` left above its root.
+    pub(crate) fn above(&self, owner: Owner) -> Option<&Above> {
+        self.leaf(leaf_of(owner))?.above[place(owner)].as_ref()
+    }
+
+    /// Puts a root for `owner` and what is above it; `None` for the root: it stays. `opening` gives the owner's leaf as it was at
+    /// opening, asked for on the first change to it. Costs one copied leaf and `height` copied branches.
+    pub(crate) fn set(
+        &mut self,
+        owner: Owner,
+        root: Option<OwnerRoot>,
+        above: Option<Above>,
+        opening: impl FnOnce() -> Box<RootLeaf>,
+    ) {
         let leaf = leaf_of(owner);
         while u64::from(leaf) >> (BITS * self.height) != 0 {
             let mut children: Box<[Option<Arc<Node>>; FAN_OUT]> = Box::default();
@@ -79,21 +100,26 @@ impl Version {
             self.top = children[0].is_some().then(|| Arc::new(Node::Branch(children)));
             self.height += 1;
         }
-        Self::set_below(&mut self.top, self.height, leaf, owner, root, opening);
+        let change = |leaf: &mut Leaf| {
+            if let Some(root) = root {
+                leaf.roots[place(owner)] = root;
+            }
+            leaf.above[place(owner)] = above;
+        };
+        Self::change_below(&mut self.top, self.height, leaf, change, opening);
     }
 
-    fn set_below(
+    fn change_below(
         slot: &mut Option<Arc<Node>>,
         level: u32,
         leaf: u32,
-        owner: Owner,
-        root: OwnerRoot,
+        change: impl FnOnce(&mut Leaf),
         opening: impl FnOnce() -> Box<RootLeaf>,
     ) {
         if level == 0 {
-            let node = slot.get_or_insert_with(|| Arc::new(Node::Leaf(opening())));
-            match Arc::make_mut(node) {
-                Node::Leaf(roots) => roots[place(owner)] = root,
+            let fresh = || Arc::new(Node::Leaf(Box::new(Leaf { roots: *opening(), above: Default::default() })));
+            match Arc::make_mut(slot.get_or_insert_with(fresh)) {
+                Node::Leaf(leaf) => change(leaf),
                 Node::Branch(_) => unreachable!("branches are above level 0"),
             }
             return;
@@ -102,7 +128,7 @@ impl Version {
         match Arc::make_mut(node) {
             Node::Branch(children) => {
                 let child = &mut children[(leaf >> (BITS * (level - 1))) as usize % FAN_OUT];
-                Self::set_below(child, level - 1, leaf, owner, root, opening);
+                Self::change_below(child, level - 1, leaf, change, opening);
             }
             Node::Leaf(_) => unreachable!("leaves are at level 0"),
         }
@@ -110,6 +136,10 @@ impl Version {
 
     /// The whole leaf, if anything in it changed since opening.
     pub(crate) fn changed_leaf(&self, leaf: u32) -> Option<&RootLeaf> {
+        self.leaf(leaf).map(|leaf| &leaf.roots)
+    }
+
+    fn leaf(&self, leaf: u32) -> Option<&Leaf> {
         if u64::from(leaf) >> (BITS * self.height) != 0 {
             return None;
         }
@@ -117,7 +147,7 @@ impl Version {
         let mut level = self.height;
         loop {
             match node {
-                Node::Leaf(roots) => return Some(roots),
+                Node::Leaf(leaf) => return Some(leaf),
                 Node::Branch(children) => {
                     level -= 1;
                     node = children[(leaf >> (BITS * level)) as usize % FAN_OUT].as_deref()?;
@@ -145,7 +175,7 @@ mod tests {
             let mut older = Vec::new();
             for (owner, n) in sets {
                 older.push((version.clone(), model.clone()));
-                version.set(Owner(owner), root(n), || Box::new([OwnerRoot::NONE; FAN_OUT]));
+                version.set(Owner(owner), Some(root(n)), None, || Box::new([OwnerRoot::NONE; FAN_OUT]));
                 model.insert(owner, n);
             }
             older.push((version, model));

@@ -174,7 +174,8 @@ impl Core {
         let family = self.known(owner);
         // Before the slot, until after the commit: `try_begin` waits for this instead of failing.
         let _guard = family.as_ref().map(|family| family.in_maintenance.lock());
-        let mut txn = self.file.begin(&[owner], Wait::Never)?;
+        // A writer that comes again and again lets it in like any other.
+        let mut txn = self.file.begin(&[owner], Wait::For(BUSY_PAUSE))?;
         let part = txn.part(owner).expect("a transaction has the parts it was begun for");
         let mut tree = FamilyTxn::new(part)?;
         let freed = tree.family(part).collect(pages)?;
@@ -182,8 +183,6 @@ impl Core {
         tree.store(part)?;
         let mut is_done = is_empty;
         if is_dropped && is_empty {
-            // Repeating the small commits that dropped it would fill its graveyard again, and nobody would know of it.
-            part.write_root();
             match txn.join_names(Wait::For(BUSY_PAUSE)) {
                 Ok(names) => free_owner(names, owner)?,
                 // What was freed stays freed; its record goes with a later step.

@@ -326,7 +326,10 @@ impl WriteTransaction {
     ) -> Result<R> {
         self.is_broken = true;
         let (member, part) = self.parts(at);
-        let outcome = change(member, part);
+        let mut outcome = change(member, part);
+        if outcome.is_ok() && !member.is_dropped {
+            outcome = member.reload(part).and(outcome);
+        }
         let done = self.lift(outcome)?;
         self.is_broken = false;
         Ok(done)

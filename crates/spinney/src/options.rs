@@ -4,7 +4,7 @@ use crate::{
     database::Database,
     error::{Error, Result},
 };
-use spinney_btree::{Create, FileOptions, Tuning, page_check, replay};
+use spinney_btree::{Create, FileOptions, SMALL_COMMITS, Tuning, page_check};
 use std::{path::Path, time::Duration};
 
 /// Options of a database, set one by one and then used to open it:
@@ -184,7 +184,7 @@ impl Options {
             read_only: self.read_only,
             create,
             page_check,
-            replay: Some(replay),
+            small_commits: Some(SMALL_COMMITS),
             tuning: self.tuning.clone(),
         }
     }

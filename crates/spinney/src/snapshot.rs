@@ -12,9 +12,10 @@ use crate::{
 };
 use bytes::Bytes;
 use spinney_btree::{
-    FamilyRoot, FileError, Owner, PageNo, PagePtr, PagedFile, Pages, Pin, Seq, TableId, Tree, TreeError, TreeRoot,
+    FamilyRoot, FileError, Owner, PageNo, PagePtr, Pages, Pin, Seq, TableId, Tree, TreeError, TreeRoot,
 };
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -35,27 +36,27 @@ impl SnapshotPages {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.0.core
     }
-
-    fn file(&self) -> &PagedFile {
-        self.0.snapshot.file()
-    }
 }
 
 impl Pages for SnapshotPages {
     fn page<'a>(&'a self, pin: &'a Pin, owner: Owner, ptr: PagePtr) -> Result<&'a [u8], FileError> {
-        self.file().page(pin, owner, ptr)
+        self.0.snapshot.page(pin, owner, ptr)
     }
 
     fn page_bytes_shared(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
-        self.file().page_bytes_shared(owner, ptr)
+        self.0.snapshot.page_bytes_shared(owner, ptr)
     }
 
     fn read_raw(&self, at: PageNo, offset: u64, len: usize) -> Result<Bytes, FileError> {
-        self.file().read_raw(at, offset, len)
+        self.0.snapshot.read_raw(at, offset, len)
     }
 
     fn page_bytes(&self) -> usize {
-        self.file().page_bytes()
+        self.0.snapshot.page_bytes()
+    }
+
+    fn above(&self, owner: Owner) -> Option<&(dyn Any + Send + Sync)> {
+        self.0.snapshot.above(owner)
     }
 }
 
@@ -249,7 +250,9 @@ impl Snapshot {
         };
         let info = |found: Result<(String, FamilyId)>| {
             let (name, FamilyId { owner, .. }) = found?;
-            Ok(FamilyInfo { name, owner: owner.0, entries: self.family_root(owner)?.default.len() })
+            let root = self.family_root(owner)?.default;
+            let entries = Tree::new(&self.pages, owner, TableId::DEFAULT, root).len();
+            Ok(FamilyInfo { name, owner: owner.0, entries })
         };
         self.names()?.families().filter(covered).map(info).collect()
     }

@@ -182,20 +182,19 @@ impl<'t> TableTxn<'t> {
         let table = self.table;
         let (member, part) = self.txn.parts(self.member);
         let id = member.tables[table].0;
-        let mut family = member.tree.family(part);
-        let outcome = family.table(id).and_then(|mut tree| change(&mut tree));
-        match outcome {
-            Ok(done) => {
-                let root = family.table_root(id);
-                let root = self.lift(root)?.expect("a table that was changed is there");
-                self.txn.members[self.member].tables[table].1 = root;
+        let outcome = member.tree.family(part).table(id).and_then(|mut tree| change(&mut tree));
+        // Also after an error: what was refused may have entered the pages before.
+        let reloaded = if member.tree.is_broken() { Ok(()) } else { member.reload(part) };
+        match (outcome, reloaded) {
+            (Ok(done), Ok(())) => {
                 self.txn.is_broken = false;
                 Ok(done)
             }
-            Err(error) => {
-                self.txn.is_broken = !Error::is_bad_input(&error);
+            (Err(error), reloaded) => {
+                self.txn.is_broken = !Error::is_bad_input(&error) || reloaded.is_err();
                 self.lift(Err(error))
             }
+            (Ok(_), Err(error)) => self.lift(Err(error)),
         }
     }
 

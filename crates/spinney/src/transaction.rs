@@ -24,20 +24,23 @@ pub(crate) struct Member {
     pub(crate) tree: FamilyTxn,
     /// Tables looked at so far and where they begin now; the default one first.
     pub(crate) tables: Vec<(TableId, TreeRoot)>,
-    /// Whether something was sent to the family's graveyard, now or earlier.
+    /// Whether something was sent to the family's graveyard, now or earlier; of a small transaction, earlier.
     pub(crate) has_graves: bool,
+    /// Something was there when the transaction began.
+    had_graves: bool,
     /// Dropped by this transaction.
     pub(crate) is_dropped: bool,
 }
 
 impl Member {
-    pub(crate) fn new(shared: Arc<FamilyShared>, part: &Part) -> Result<Self, TreeError> {
+    pub(crate) fn new(shared: Arc<FamilyShared>, part: &mut Part) -> Result<Self, TreeError> {
         let root = FamilyRoot::decode(part.owner(), part.root())?;
         Ok(Self {
             shared,
             tree: FamilyTxn::new(part)?,
             tables: vec![(TableId::DEFAULT, root.default)],
             has_graves: false,
+            had_graves: false,
             is_dropped: false,
         })
     }
@@ -52,12 +55,21 @@ impl Member {
         Ok(Some(self.tables.len() - 1))
     }
 
+    /// Looks again where its tables begin: entering the pages changes all of it.
+    pub(crate) fn reload(&mut self, part: &mut Part) -> Result<(), TreeError> {
+        for (id, root) in &mut self.tables {
+            *root = self.tree.family(part).table_root(*id)?.ok_or(TreeError::NoTable(*id))?;
+        }
+        Ok(())
+    }
+
     /// Looks for pages that were left to be freed before the database was opened, once per family.
     fn look_for_graves(&mut self, part: &mut Part) -> Result<(), TreeError> {
         if self.shared.graves_looked_for.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.has_graves = !self.tree.family(part).graveyard_is_empty()?;
+        self.had_graves = !self.tree.family(part).graveyard_is_empty()?;
+        self.has_graves = self.had_graves;
         self.shared.graves_looked_for.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -309,7 +321,9 @@ impl WriteTransaction {
         for member in self.members.iter_mut().chain(&mut self.names) {
             let owner = member.shared.owner;
             let part = file.part(owner).expect("a member has a part");
-            if member.has_graves && core.work.is_readable(owner) {
+            // A transaction that changes no pages sends nothing there, and does not begin to change some for this.
+            member.has_graves &= member.had_graves || part.is_in_pages();
+            if member.has_graves && part.is_in_pages() && core.work.is_readable(owner) {
                 let mut family = member.tree.family(part);
                 let collected = family.collect(PAGES_PER_COMMIT).and_then(|_| family.graveyard_is_empty());
                 match collected {

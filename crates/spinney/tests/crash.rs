@@ -410,9 +410,8 @@ fn notices(sabotage: Sabotage) -> bool {
 #[test]
 fn the_harness_notices_broken_small_commits() {
     let broken = [
-        Sabotage::ImageForgetsUnwritten,
-        Sabotage::GrantsFreshAtOnce,
-        Sabotage::CheckpointSkipsAPage,
+        Sabotage::ImageForgetsEffects,
+        Sabotage::CheckpointSkipsAnOwner,
         Sabotage::ForgetsClaims,
         Sabotage::RepeatsAll,
         Sabotage::ReusesNumbers,

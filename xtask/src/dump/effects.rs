@@ -32,40 +32,23 @@ pub(super) fn show(effects: &[u8], out: &mut String) -> Option<()> {
 fn effect(cursor: &mut Cursor<'_>) -> Option<String> {
     let first = cursor.byte()?;
     let table = if first & 8 == 0 { 0 } else { cursor.number()? };
-    let ends = [first >> 4 & 3, first >> 6];
-    if first & 7 != 3 && ends != [0, 0] {
+    if first & !0b1_1111 != 0 {
         return None;
     }
-    Some(match first & 7 {
+    let existed = if first & 16 == 0 { "" } else { ", which was there" };
+    match first & 7 {
         1 => {
             let (key, value) = (cursor.number()?, cursor.number()?);
             let key = words(cursor.bytes(key)?);
             cursor.bytes(value)?;
-            format!("put {key} into table {table}: {value} bytes")
+            Some(format!("put {key}{existed}, into table {table}: {value} bytes"))
         }
         2 => {
             let key = cursor.number()?;
-            format!("delete {} from table {table}", words(cursor.bytes(key)?))
+            Some(format!("delete {}{existed}, from table {table}", words(cursor.bytes(key)?)))
         }
-        3 => {
-            let mut of_end = |end: u8| match end {
-                0 => Some("no end".to_owned()),
-                1 | 2 => {
-                    let key = cursor.number()?;
-                    let key = words(cursor.bytes(key)?);
-                    Some(format!("{key} {}", if end == 1 { "included" } else { "excluded" }))
-                }
-                _ => None,
-            };
-            let (start, end) = (of_end(ends[0])?, of_end(ends[1])?);
-            format!("delete from table {table} between {start} and {end}")
-        }
-        4 => format!("clear table {table}"),
-        5 => format!("create table {table}"),
-        6 => format!("drop table {table}"),
-        7 => "drop all".to_owned(),
-        _ => return None,
-    })
+        _ => None,
+    }
 }
 
 fn words(key: &[u8]) -> String {

@@ -8,8 +8,8 @@
 )]
 
 use spinney_btree::{
-    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileError, FileOptions, Owner, PagedFile,
-    Part, Range, Snapshot, TableId, Tree, Wait, WriteTxn, check, page_check, replay,
+    Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Pages, Range,
+    SMALL_COMMITS, Snapshot, Stamp, TableId, Tree, Wait, WriteTxn, check, page_check,
 };
 use std::collections::BTreeMap;
 
@@ -25,32 +25,49 @@ pub(crate) struct Bed {
     pub(crate) committed: Model,
     pub(crate) model: Model,
     pub(crate) snapshots: Vec<(Snapshot, Model)>,
-    /// Pages that commits have claimed less those they have released.
-    pub(crate) pages: u64,
-    /// What every commit noted for the log.
+    /// What every commit told the log.
     pub(crate) history: Vec<Logged>,
+    /// Every other transaction changes pages from its beginning; all do, if so chosen.
+    pub(crate) pages_only: bool,
+    begun: usize,
 }
 
 /// One commit as the log has it.
 pub(crate) struct Logged {
-    /// Its effects, before and after they were shortened; `None` when there were too many.
-    pub(crate) effects: Option<[Vec<u8>; 2]>,
+    /// Its effects; `None` when it changed pages.
+    pub(crate) effects: Option<Vec<u8>>,
     pub(crate) after: Model,
 }
 
 impl Bed {
     pub(crate) fn new(page_bytes: usize, budget_bytes: u64) -> Self {
-        let options =
-            FileOptions { page_bytes, budget_bytes, page_check, replay: Some(replay), ..FileOptions::default() };
+        let options = FileOptions {
+            page_bytes,
+            budget_bytes,
+            page_check,
+            small_commits: Some(SMALL_COMMITS),
+            ..FileOptions::default()
+        };
         let file = PagedFile::in_memory(options).unwrap();
         let model = Model::from([(TableId::DEFAULT, Map::new())]);
-        Self { file, txn: None, committed: model.clone(), model, snapshots: Vec::new(), pages: 0, history: Vec::new() }
+        let (snapshots, history) = (Vec::new(), Vec::new());
+        Self { file, txn: None, committed: model.clone(), model, snapshots, history, pages_only: false, begun: 0 }
+    }
+
+    /// One whose transactions all change pages.
+    pub(crate) fn in_pages(page_bytes: usize, budget_bytes: u64) -> Self {
+        Self { pages_only: true, ..Self::new(page_bytes, budget_bytes) }
     }
 
     pub(crate) fn with<R>(&mut self, operation: impl FnOnce(spinney_btree::FamilyMut<'_>) -> R) -> R {
         if self.txn.is_none() {
             let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
-            let family = FamilyTxn::new(txn.part(OWNER).unwrap()).unwrap();
+            let part = txn.part(OWNER).unwrap();
+            let mut family = FamilyTxn::new(part).unwrap();
+            self.begun += 1;
+            if self.pages_only || self.begun.is_multiple_of(2) {
+                family.enter_pages(part).unwrap();
+            }
             self.txn = Some((txn, family));
         }
         let (txn, family) = self.txn.as_mut().unwrap();
@@ -71,12 +88,9 @@ impl Bed {
     pub(crate) fn commit(&mut self) {
         let Some((mut txn, mut family)) = self.txn.take() else { return };
         let part = txn.part(OWNER).unwrap();
-        let noted = part.effects_mut().map(|noted| noted.clone());
         family.store(part).unwrap();
-        let shortened = part.effects_mut().map(|noted| noted.clone());
-        let effects = noted.zip(shortened).map(|(noted, shortened)| [noted, shortened]);
+        let effects = (!part.is_in_pages()).then(|| part.effects().to_vec());
         self.history.push(Logged { effects, after: self.model.clone() });
-        self.pages = self.pages + part.claimed_pages() - part.released_pages();
         txn.commit(Durability::Immediate).unwrap();
         self.committed = self.model.clone();
     }
@@ -101,21 +115,22 @@ impl Bed {
         });
         bed.model = model.clone();
         bed.commit();
+        bed.begun = 0;
         bed
     }
 
     /// Repeats commits after which the family should be as `after`.
-    pub(crate) fn replay(&mut self, commits: &[&[u8]], after: &Model) {
-        self.replay_by(after, |part| replay(part, commits));
-    }
-
-    /// The same in another manner.
-    pub(crate) fn replay_by(&mut self, after: &Model, replay: impl FnOnce(&mut Part) -> Result<(), FileError>) {
+    pub(crate) fn repeat(&mut self, commits: &[&[u8]], after: &Model) {
+        let mut above = None;
+        for (stamp, effects) in (1..).zip(commits) {
+            above = Some((SMALL_COMMITS.add)(above.as_ref(), Stamp(stamp), effects.to_vec().into()).unwrap());
+        }
         let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
         let part = txn.part(OWNER).unwrap();
-        replay(part).unwrap();
-        assert!(!part.logs_effects());
-        self.pages = self.pages + part.claimed_pages() - part.released_pages();
+        part.enter_pages().unwrap();
+        if let Some(above) = above {
+            (SMALL_COMMITS.merge)(part, &(SMALL_COMMITS.freeze)(&above)).unwrap();
+        }
         txn.commit(Durability::Immediate).unwrap();
         self.model = after.clone();
         self.committed = after.clone();
@@ -123,7 +138,7 @@ impl Bed {
     }
 
     /// Every stretch of commits that the log can tell, repeated on another file, is the same family.
-    pub(crate) fn verify_replay(&self, page_bytes: usize, budget_bytes: u64) {
+    pub(crate) fn verify_repeated(&self, page_bytes: usize, budget_bytes: u64) {
         let empty = Model::from([(TableId::DEFAULT, Map::new())]);
         let mut before = &empty;
         let mut at = 0;
@@ -131,10 +146,8 @@ impl Bed {
             let told = self.history[at..].iter().map_while(|commit| commit.effects.as_ref()).collect::<Vec<_>>();
             if let Some(end) = told.len().checked_sub(1) {
                 let after = &self.history[at + end].after;
-                for form in 0..2 {
-                    let commits: Vec<&[u8]> = told.iter().map(|forms| &*forms[form]).collect();
-                    Self::filled(page_bytes, budget_bytes, before).replay(&commits, after);
-                }
+                let commits: Vec<&[u8]> = told.iter().map(|effects| &***effects).collect();
+                Self::filled(page_bytes, budget_bytes, before).repeat(&commits, after);
             }
             at += told.len() + 1;
             before = &self.history[at.min(self.history.len()) - 1].after;
@@ -148,6 +161,11 @@ impl Bed {
     /// Checks the committed family: its content, its structure, and that it has exactly the pages it should have.
     pub(crate) fn verify(&self) -> CheckReport {
         let snapshot = self.file.snapshot();
+        compare(&snapshot, &self.root(&snapshot), &self.committed);
+        drop(snapshot);
+        // And once more when all of it is in pages.
+        self.file.checkpoint().unwrap();
+        let snapshot = self.file.snapshot();
         let root = self.root(&snapshot);
         compare(&self.file, &root, &self.committed);
         let mut visited = 0;
@@ -155,7 +173,11 @@ impl Bed {
         let report = check(&self.file, OWNER, &root, options, &mut |extent, _| visited += extent.pages).unwrap();
         assert!(report.is_sound(), "{:#?}", report.problems);
         assert_eq!(visited, report.pages());
-        assert_eq!(report.pages(), self.pages, "reachable pages are those allocated and not freed");
+        if self.txn.is_none() {
+            let own: u64 = self.file.own_extents().unwrap().iter().map(|extent| extent.pages).sum();
+            let used = self.file.stats().pages.used - own;
+            assert_eq!(report.pages(), used, "reachable pages are those allocated and not freed");
+        }
         assert_eq!(report.entries, self.committed.values().map(|map| map.len() as u64).sum::<u64>());
         assert_eq!(report.tables, self.committed.len() as u64);
         report
@@ -163,17 +185,17 @@ impl Bed {
 
     pub(crate) fn verify_snapshots(&self) {
         for (snapshot, model) in &self.snapshots {
-            compare(snapshot.file(), &self.root(snapshot), model);
+            compare(snapshot, &self.root(snapshot), model);
         }
     }
 }
 
 /// Reads a whole family and compares it with its model.
-pub(crate) fn compare(file: &PagedFile, root: &FamilyRoot, model: &Model) {
-    let tables = root.all_tables(file, OWNER).unwrap();
+pub(crate) fn compare<P: Pages + Clone>(pages: &P, root: &FamilyRoot, model: &Model) {
+    let tables = root.all_tables(pages, OWNER).unwrap();
     assert_eq!(tables.iter().map(|(id, _)| *id).collect::<Vec<_>>(), model.keys().copied().collect::<Vec<_>>());
     for (id, root) in tables {
-        let tree = Tree::new(file, OWNER, id, root);
+        let tree = Tree::new(pages, OWNER, id, root);
         let map = &model[&id];
         assert_eq!(tree.len(), map.len() as u64);
         assert!(contents(tree.range(all())) == map.clone().into_iter().collect::<Vec<_>>(), "{id:?} differs");

@@ -37,7 +37,6 @@ mod account {
     pub(super) const NONE: u8 = 0;
     pub(super) const RESIDENT: u8 = 1;
     pub(super) const LIMBO: u8 = 2;
-    pub(super) const DIRTY: u8 = 3;
 }
 
 impl Frame {
@@ -99,33 +98,12 @@ impl Frame {
         self.budget.charge(Charge::Frames, self.cost());
     }
 
-    /// Charges for a frame whose page is nowhere else yet.
-    pub(super) fn charge_dirty(&self) {
-        let before = self.account.swap(account::DIRTY, Relaxed);
-        assert_eq!(before, account::NONE, "{:?} entered the cache twice", self.ptr);
-        self.budget.charge(Charge::Unwritten, self.cost());
-    }
-
-    /// Whether the page is nowhere else yet, so that the frame must stay.
-    pub(super) fn is_dirty(&self) -> bool {
-        self.account.load(Relaxed) == account::DIRTY
-    }
-
-    /// The page has been written: from here on the frame counts as any other.
-    pub(super) fn clean(&self) {
-        let before = self.account.swap(account::RESIDENT, Relaxed);
-        assert_eq!(before, account::DIRTY, "{:?} was clean", self.ptr);
-        self.budget.charge(Charge::Frames, self.cost());
-        self.budget.credit(Charge::Unwritten, self.cost());
-    }
-
     /// Takes the charge back for a frame that leaves it. Until the last reader has gone it is in limbo.
     pub(super) fn release(&self) {
         let before = self.account.swap(account::LIMBO, Relaxed);
         self.budget.charge(Charge::Limbo, self.cost());
         match before {
             account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()),
-            account::DIRTY => self.budget.credit(Charge::Unwritten, self.cost()),
             _ => panic!("{:?} left the cache twice", self.ptr),
         }
     }
@@ -136,7 +114,6 @@ impl Drop for Frame {
         match *self.account.get_mut() {
             account::RESIDENT => self.budget.credit(Charge::Frames, self.cost()), // the cache itself is dropped
             account::LIMBO => self.budget.credit(Charge::Limbo, self.cost()),
-            account::DIRTY => self.budget.credit(Charge::Unwritten, self.cost()),
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     log::RingLayout,
     superblock::{get_u32, get_u64},
 };
+use bytes::Bytes;
 use spinney_alloc::{Extent, Owner, PageNo, Seq, Stamp};
 
 /// A run of pages an image wrote, and what recovery must find there unless the image was synced by itself.
@@ -51,7 +52,7 @@ pub(crate) struct ImagePart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpsPart {
     pub(crate) owner: Owner,
-    pub(crate) effects: Vec<u8>,
+    pub(crate) effects: Bytes,
 }
 
 /// One owner's share of a commit.
@@ -218,7 +219,10 @@ impl LogPart {
             PART_OPS => {
                 let (header, rest) = bytes.split_at_checked(OPS_HEADER_BYTES)?;
                 let (effects, rest) = rest.split_at_checked(get_u32(header, 8) as usize)?;
-                Some((Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: effects.to_vec() }), rest))
+                Some((
+                    Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: Bytes::copy_from_slice(effects) }),
+                    rest,
+                ))
             }
             _ => None,
         }
@@ -282,7 +286,7 @@ mod tests {
             Record::Commit {
                 synced: false,
                 parts: vec![
-                    LogPart::Ops(OpsPart { owner: Owner(7), effects: b"effects".to_vec() }),
+                    LogPart::Ops(OpsPart { owner: Owner(7), effects: Bytes::from_static(b"effects") }),
                     LogPart::Image(ImagePart {
                         owner: Owner(4),
                         stamp: Stamp(9),

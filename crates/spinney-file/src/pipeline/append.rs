@@ -1,20 +1,21 @@
 //! The append: a commit gets its seq and its place (rule 6), and room in the log before that (rule 5).
 
 use super::{
-    Append, Appended, Cut, CutPosition, Group, KEPT_BLOCKS, LogRoom, LogWriter, Pending, Pipeline, Prepared, set_root,
+    Append, Appended, Cut, CutPosition, Group, KEPT_BLOCKS, LogRoom, LogWriter, Outcome, Pending, Pipeline, Prepared,
+    set_root,
 };
 use crate::{
+    budget::Charge,
     commit::{Kind, Share, joined_freed},
     error::FileError,
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, RingLayout},
-    options::{FileOptions, Sabotage},
+    merge::Merged,
+    options::{FileOptions, Sabotage, SmallCommits},
     owners::OwnerTable,
-    page::PagePtr,
-    unwritten::{Inherited, Unwritten},
-    version::{Version, leaf_of},
+    version::{Above, Version, leaf_of},
 };
 use parking_lot::MutexGuard;
-use spinney_alloc::{Delta, Freed, Owner, PageNo, Seq, Stamp};
+use spinney_alloc::{Delta, Owner, Seq};
 use std::sync::{Arc, atomic::Ordering};
 
 /// Seqs below the limit that are not promised: for what has a promise already, and for checkpoints.
@@ -23,6 +24,10 @@ const SEQS_KEPT: u64 = 1024;
 const QUEUE_BLOCKS_MAX: u64 = (1 << 20) / BLOCK_BYTES;
 /// The background thread looks for work whenever this part of the log has been filled, as a divisor.
 const WORK_PARTS: u64 = 4;
+/// What effects take in memory, as a multiple of what they take in the log: themselves, and the nodes that find them.
+const EFFECT_BYTES_WEIGHT: u64 = 2;
+/// What a small commit takes in memory beside that.
+const COMMIT_BYTES: u64 = 256;
 
 impl Pipeline {
     // ---- room in the log (rule 5) ----
@@ -63,7 +68,7 @@ impl Pipeline {
     // ---- append (rule 6) ----
 
     /// Gives the commit its seq and its place; from here only a crash or poison undoes it. The leaves of its owners must be
-    /// loaded in `owners`. `None`: it reserved no room, and there is none without a checkpoint.
+    /// loaded in `owners`, and its room reserved.
     ///
     /// # Errors
     /// [`FileError::Poisoned`], [`FileError::Closed`].
@@ -72,7 +77,7 @@ impl Pipeline {
         options: &FileOptions,
         owners: &OwnerTable,
         commit: Prepared<'_>,
-    ) -> Result<Option<Appended>, FileError> {
+    ) -> Result<Outcome, FileError> {
         let early = options.broken(Sabotage::TipsBeforeLock).then(|| self.newest.load_full());
         let late = options.broken(Sabotage::QueuesLate);
         if !late {
@@ -85,21 +90,31 @@ impl Pipeline {
         if self.is_closed() {
             return Err(FileError::Closed);
         }
-        let blocks = Self::blocks_for(commit.record.len());
-        if commit.reserved_blocks == 0 && !append.has_room(blocks, self.seq_limit()) {
-            return Ok(None);
+        let newest = early.unwrap_or_else(|| self.newest.load_full());
+        if !commit.shares.iter().all(|share| share.stands_on(newest.above(share.owner))) {
+            return Ok(Outcome::Divided);
         }
         let seq = self.next_seq(&mut append);
         if late {
             MutexGuard::unlocked(&mut append, || options.interlude());
         }
-        let mut version = (*early.unwrap_or_else(|| self.newest.load_full())).clone();
+        let mut version = (*newest).clone();
         version.seq = seq;
         let mut superseded = Vec::new();
         for share in commit.shares {
-            set_root(&mut version, owners, share.owner, share.root);
             append.changed.insert(owners.page_of(leaf_of(share.owner)));
-            append.note_pages(seq, share, &mut superseded);
+            match &mut share.kind {
+                Kind::Small { effects, after, .. } => {
+                    self.note_above(&mut append, share.owner, effects.len());
+                    set_root(&mut version, owners, share.owner, None, after.take());
+                }
+                Kind::Image { .. } => {
+                    set_root(&mut version, owners, share.owner, Some(share.root), None);
+                    self.forget_above(&mut append, share.owner);
+                    superseded.extend(share.freed.iter().filter(|f| f.extent.pages == 1).map(|f| f.extent.start));
+                    append.note_pages(seq, share);
+                }
+            }
         }
         append.room.reserved -= commit.reserved_blocks;
         let before = append.room.promised();
@@ -110,17 +125,16 @@ impl Pipeline {
             append.pending.iter_mut().for_each(|p| p.immediate = false);
         }
         let shown = self.advance_visible(&mut append, self.durable());
-        let (room, round, freed_pages) = (append.room, append.unwritten.round(), append.freed_pages);
+        let (room, freed_pages) = (append.room, append.freed_pages);
         drop(append);
         if shown > 1 {
             // Others' commits too, and they may be waiting for it.
             self.waiting.wake_reached(self);
         }
         let part = (room.blocks / WORK_PARTS).max(1);
-        Ok(Some(Appended {
+        Ok(Outcome::Appended(Appended {
             seq,
             superseded,
-            round,
             queue_is_long: room.queued > QUEUE_BLOCKS_MAX,
             work_is_due: room.promised() / part > before / part,
             freed_pages,
@@ -133,7 +147,13 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`FileError::Poisoned`].
-    pub(crate) fn append_checkpoint(&self, record: &[u8], log: RingLayout) -> Result<Cut, FileError> {
+    pub(crate) fn append_checkpoint(
+        &self,
+        owners: &OwnerTable,
+        small: Option<SmallCommits>,
+        record: &[u8],
+        log: RingLayout,
+    ) -> Result<Cut, FileError> {
         let mut writer = self.log.lock();
         let mut append = self.append.lock();
         if self.is_poisoned() {
@@ -147,26 +167,26 @@ impl Pipeline {
             // All that was appended is in groups already.
             writer.cut = Some(CutPosition { seq: self.appended(), block: writer.head, chain: writer.chain });
         }
-        let version = self.newest.load_full();
-        let (unwritten, held) = append.unwritten.freeze();
-        let fresh = unwritten.iter().map(|(&owner, unwritten)| Delta {
-            seq: version.seq,
-            owner,
-            death: Stamp(0),
-            allocated: unwritten.fresh_extents().collect(),
-            freed: Vec::new(),
-        });
-        let fresh: Vec<Delta> = fresh.filter(|delta| !delta.allocated.is_empty()).collect();
-        let mut deltas = std::mem::take(&mut append.deltas);
-        deltas.extend(fresh);
+        // What small commits left is divided: effects of commits after this one are kept apart. Contents stay the same, so versions
+        // that are shown already may stay as they are.
+        let mut version = (*self.newest.load_full()).clone();
+        let mut frozen = Vec::with_capacity(append.above.len());
+        for (&owner, bytes) in &mut append.above {
+            let small = small.expect("only a layer that keeps effects has some");
+            let above = (small.freeze)(version.above(owner).expect("noted as being there"));
+            bytes.frozen = bytes.all;
+            set_root(&mut version, owners, owner, None, Some(Above::clone(&above)));
+            frozen.push((owner, above));
+        }
+        let version = Arc::new(version);
+        self.newest.store(Arc::clone(&version));
         Ok(Cut {
             seq: version.seq,
             version,
-            deltas,
+            deltas: std::mem::take(&mut append.deltas),
             changed: std::mem::take(&mut append.changed),
             freed_pages: std::mem::take(&mut append.freed_pages),
-            unwritten,
-            held,
+            frozen,
         })
     }
 
@@ -203,32 +223,69 @@ impl Pipeline {
         self.appended.store(seq.0, Ordering::Release);
     }
 
-    /// The checkpoint is durable: what it covers is written, and no longer anybody's to write.
-    pub(crate) fn forget_frozen(&self) {
-        self.append.lock().unwritten.forget_frozen();
-    }
-
     /// A checkpoint failed: the next one covers what this one did, and what is freed still waits for it. (The allocator keeps the
     /// deltas.)
     pub(crate) fn take_back(&self, cut: Cut) {
-        let Cut { changed, freed_pages, unwritten, .. } = cut;
-        drop(unwritten);
         let mut append = self.append.lock();
-        append.changed.extend(changed);
-        append.freed_pages += freed_pages;
-        append.unwritten.take_back();
+        append.changed.extend(cut.changed);
+        append.freed_pages += cut.freed_pages;
     }
 
-    /// The newest version with the root of an owner whose commits were repeated: as the log says it was, only now in memory.
-    pub(crate) fn adopt(&self, owners: &OwnerTable, share: &mut Share) {
+    /// The checkpoint is durable: owners continue on their merged roots, and what was frozen is gone from memory. Nobody else has
+    /// changed these roots meanwhile. Contents stay the same.
+    pub(crate) fn install(&self, options: &FileOptions, owners: &OwnerTable, merged: &[(Owner, Merged)]) {
+        let Some(small) = options.small_commits.as_ref().filter(|_| !merged.is_empty()) else { return };
         let mut append = self.append.lock();
         let mut version = (*self.newest.load_full()).clone();
-        set_root(&mut version, owners, share.owner, share.root);
-        append.changed.insert(owners.page_of(leaf_of(share.owner)));
-        append.note_pages(version.seq, share, &mut Vec::new());
+        for (owner, merged) in merged {
+            let mut above = version.above(*owner).and_then(small.merged);
+            if options.broken(Sabotage::MergeSwallowsLater) {
+                above = None;
+            }
+            let is_empty = above.is_none();
+            set_root(&mut version, owners, *owner, Some(merged.root), above);
+            if let Some(bytes) = append.above.get_mut(owner) {
+                self.budget.credit(Charge::Unwritten, bytes.frozen);
+                bytes.all -= bytes.frozen;
+                bytes.frozen = 0;
+            }
+            if is_empty {
+                self.forget_above(&mut append, *owner);
+            }
+        }
+        let version = Arc::new(version);
+        self.newest.store(Arc::clone(&version));
+        // Versions before the newest that are still to be shown have the old roots; the allocator asks for those.
+        match append.pending.back_mut() {
+            Some(newest) => newest.version = version,
+            None => self.visible.store(version),
+        }
+    }
+
+    /// The newest version with what repeated commits of an owner amount to: as the log says it was.
+    pub(crate) fn adopt(&self, owners: &OwnerTable, owner: Owner, above: Above, effect_bytes: usize) {
+        let mut append = self.append.lock();
+        let mut version = (*self.newest.load_full()).clone();
+        set_root(&mut version, owners, owner, None, Some(above));
+        append.changed.insert(owners.page_of(leaf_of(owner)));
+        self.note_above(&mut append, owner, effect_bytes);
         let version = Arc::new(version);
         self.newest.store(Arc::clone(&version));
         self.visible.store(version);
+    }
+
+    /// Effects of so many bytes were added above an owner's root.
+    fn note_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner, effect_bytes: usize) {
+        let bytes = EFFECT_BYTES_WEIGHT * effect_bytes as u64 + COMMIT_BYTES;
+        append.above.entry(owner).or_default().all += bytes;
+        self.budget.charge(Charge::Unwritten, bytes);
+    }
+
+    /// Nothing is above an owner's root any more.
+    fn forget_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner) {
+        if let Some(bytes) = append.above.remove(&owner) {
+            self.budget.credit(Charge::Unwritten, bytes.all);
+        }
     }
 
     fn next_seq(&self, append: &mut MutexGuard<'_, Append>) -> Seq {
@@ -256,50 +313,6 @@ impl Pipeline {
             self.visible_seq.store(seq, Ordering::Release);
         }
         pending_before - append.pending.len()
-    }
-
-    // ---- pages of small commits ----
-
-    /// Pages of `owner`'s tip that its next image has to write or claim.
-    pub(crate) fn unwritten_pages(&self, owner: Owner) -> u64 {
-        self.append.lock().unwritten.now.get(&owner).map_or(0, Unwritten::pages)
-    }
-
-    /// What an image of `owner` that frees `freed` takes over from the small commits before it.
-    pub(crate) fn inherited(&self, owner: Owner, freed: &[Freed]) -> Inherited {
-        match self.append.lock().unwritten.now.get(&owner) {
-            Some(unwritten) => unwritten.inherited(freed),
-            None => Inherited { releases: freed.iter().map(|f| f.extent).collect(), ..Inherited::default() },
-        }
-    }
-
-    /// Superseded pages that a snapshot keeps in memory are written with the others; returns the round after which they are.
-    pub(crate) fn write_held(&self, pages: impl IntoIterator<Item = PagePtr>) -> u64 {
-        let mut append = self.append.lock();
-        append.unwritten.held.extend(pages);
-        append.unwritten.rounds.0 + 1
-    }
-
-    /// Rounds of writing pages of several commits that are over.
-    pub(crate) fn rounds_finished(&self) -> u64 {
-        self.rounds_finished.load(Ordering::Acquire)
-    }
-
-    /// Begins a round that writes pages born before `stamp`, those of them that nobody has written.
-    pub(crate) fn begin_round(&self, stamp: Stamp) -> Vec<PagePtr> {
-        let mut append = self.append.lock();
-        let unwritten = &mut append.unwritten;
-        unwritten.rounds.0 += 1;
-        let mut pages = std::mem::take(&mut unwritten.held);
-        pages.extend(unwritten.now.values().flat_map(Unwritten::cached).filter(|ptr| ptr.stamp < stamp));
-        pages
-    }
-
-    /// Ends the round that a checkpoint or [`begin_round`](Self::begin_round) began.
-    pub(crate) fn end_round(&self) {
-        let rounds = &mut self.append.lock().unwritten.rounds;
-        rounds.1 = rounds.0;
-        self.rounds_finished.store(rounds.1, Ordering::Release);
     }
 }
 
@@ -331,28 +344,19 @@ impl Append {
         self.room.queued += group.blocks();
     }
 
-    /// Notes which pages a share of a commit made and freed. Leaves in the share what it freed that no map knows.
-    fn note_pages(&mut self, seq: Seq, share: &mut Share, superseded: &mut Vec<PageNo>) {
-        let older = self.unwritten.free(share.owner, &mut share.freed);
-        superseded.extend(older.iter().filter(|f| f.extent.pages == 1).map(|f| f.extent.start));
-        self.freed_pages += older.iter().map(|f| f.extent.pages).sum::<u64>();
-        let allocated = match &share.kind {
-            Kind::Ops { dirty, .. } => {
-                let unwritten = self.unwritten.now.entry(share.owner).or_default();
-                unwritten.add(dirty.iter().copied(), &share.written);
-                Vec::new()
-            }
-            Kind::Image { .. } => {
-                let mut all = share.written.clone();
-                if let Some(unwritten) = self.unwritten.now.remove(&share.owner) {
-                    all.extend(unwritten.fresh_extents());
-                }
-                all.iter().collect()
-            }
-        };
-        if !allocated.is_empty() || !older.is_empty() {
-            let freed = joined_freed(older);
-            self.deltas.push(Delta { seq, owner: share.owner, death: share.death, allocated, freed });
+    /// Notes which pages an image made and freed.
+    fn note_pages(&mut self, seq: Seq, share: &mut Share) {
+        let freed = std::mem::take(&mut share.freed);
+        self.freed_pages += freed.iter().map(|f| f.extent.pages).sum::<u64>();
+        let allocated: Vec<_> = share.written.iter().collect();
+        if !allocated.is_empty() || !freed.is_empty() {
+            self.deltas.push(Delta {
+                seq,
+                owner: share.owner,
+                death: share.death,
+                allocated,
+                freed: joined_freed(freed),
+            });
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     pipeline::head_after,
     superblock::{NUMBER_MAX, Superblock, get_u64},
 };
+use bytes::Bytes;
 use spinney_alloc::{Extent, Owner, Seq, Stamp};
 use std::collections::BTreeMap;
 
@@ -121,8 +122,8 @@ impl Scan {
     }
 
     /// What each owner's small commits did after its last image, in order (rule 19).
-    pub(super) fn effects(&self, options: &FileOptions) -> BTreeMap<Owner, Vec<&[u8]>> {
-        let mut effects: BTreeMap<Owner, Vec<&[u8]>> = BTreeMap::new();
+    pub(super) fn effects(&self, options: &FileOptions) -> BTreeMap<Owner, Vec<&Bytes>> {
+        let mut effects: BTreeMap<Owner, Vec<&Bytes>> = BTreeMap::new();
         for part in self.commits.iter().flat_map(|commit| &commit.parts) {
             match part {
                 LogPart::Image(image) if !options.broken(Sabotage::RepeatsAll) => drop(effects.remove(&image.owner)),

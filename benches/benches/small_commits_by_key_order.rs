@@ -1,17 +1,16 @@
-//! What does it cost to note an insertion for the log, and to repeat it from there?
+//! What does it cost to keep a small commit in memory, as a commit does and as opening does after a crash, and to merge many into pages?
 //!
-//! Opening after a crash repeats the log, so replay has to reach a million records per second, and more where keys are
-//! neighbours: if random keys fall behind, batches are too small to share leaves. The difference between `insert/pages` and
-//! `insert/effects` is what noting costs; if it were more than a few per cent, the choice of rule 3 should be made earlier.
+//! Opening after a crash repeats the log, so adding has to reach a million records per second. Merging is the price of small commits that
+//! is paid later: if scattered keys cost more there than in a transaction of their own, more of them should be gathered first.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rand::Rng;
 use spinney_benches::{incompressible, random, settings};
-use spinney_btree::{Durability, FamilyTxn, FileOptions, Owner, PagedFile, TableId, Tuning, Wait, page_check, replay};
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
+use spinney_btree::{
+    Above, Durability, FamilyTxn, FileOptions, Owner, PagedFile, SMALL_COMMITS, Stamp, TableId, Tuning, Wait,
+    page_check,
 };
+use std::hint::black_box;
 
 const OWNER: Owner = Owner(1);
 const RECORDS: u64 = 100_000;
@@ -19,13 +18,13 @@ const RECORDS: u64 = 100_000;
 /// What it is called, its keys by number, and records per commit.
 type Shape<'a> = (&'a str, &'a dyn Fn(u64) -> [u8; 8], usize);
 
-/// A family of `entries` entries in memory that notes effects, if asked to.
+/// A family of `entries` entries in memory, with small commits if asked to.
 fn file(entries: u64, value: &[u8], effects: bool) -> PagedFile {
     let options = FileOptions {
         budget_bytes: 1 << 30,
         page_check,
         background: false,
-        replay: effects.then_some(replay),
+        small_commits: effects.then_some(SMALL_COMMITS),
         tuning: Tuning { log_bytes_max: 1 << 30, ..Tuning::default() },
         ..FileOptions::default()
     };
@@ -58,15 +57,16 @@ fn effects(file: &PagedFile, keys: impl Iterator<Item = [u8; 8]>, value: &[u8], 
             tree.insert(key, value).expect("memory has room");
         }
         family.store(part).expect("memory has room");
-        commits.push(part.effects_mut().expect("not too many").clone());
+        assert!(!part.is_in_pages(), "small commits");
+        commits.push(part.effects().to_vec());
     }
     commits
 }
 
-fn replay_by_key_order(criterion: &mut Criterion) {
+fn small_commits_by_key_order(criterion: &mut Criterion) {
     let value = incompressible(1, 100);
     let entries = 200_000;
-    let mut group = criterion.benchmark_group("replay");
+    let mut group = criterion.benchmark_group("small commits");
     group.throughput(Throughput::Elements(RECORDS));
     group.sample_size(20);
     let file = file(entries, &value, true);
@@ -79,12 +79,15 @@ fn replay_by_key_order(criterion: &mut Criterion) {
     ];
     for (name, keys, per_commit) in shapes {
         let commits = effects(&file, (0..RECORDS).map(keys), &value, per_commit);
-        let commits: Vec<&[u8]> = commits.iter().map(Vec::as_slice).collect();
-        group.bench_function(name, |bencher| {
+        group.bench_function(format!("add, {name}"), |bencher| bencher.iter(|| black_box(add(&commits))));
+        let above = (SMALL_COMMITS.freeze)(&add(&commits));
+        group.bench_function(format!("merge, {name}"), |bencher| {
             bencher.iter_batched(
                 || file.begin(&[OWNER], Wait::Forever).expect("nobody else writes"),
                 |mut txn| {
-                    replay(txn.part(OWNER).expect("begun with it"), &commits).expect("effects that fit");
+                    let part = txn.part(OWNER).expect("begun with it");
+                    part.enter_pages().expect("nothing is above them");
+                    (SMALL_COMMITS.merge)(part, &above).expect("effects that fit");
                     txn
                 },
                 BatchSize::PerIteration,
@@ -94,54 +97,41 @@ fn replay_by_key_order(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn note(criterion: &mut Criterion) {
+/// What is above a root after these commits.
+fn add(commits: &[Vec<u8>]) -> Above {
+    let one = |before: Option<Above>, (stamp, effects): (u64, &Vec<u8>)| {
+        Some((SMALL_COMMITS.add)(before.as_ref(), Stamp(stamp), effects.clone().into()).expect("effects that fit"))
+    };
+    (1..).zip(commits).fold(None, one).expect("some commits")
+}
+
+fn insert(criterion: &mut Criterion) {
     let value = incompressible(1, 150);
     let entries = 100_000;
     let mut group = criterion.benchmark_group("insert");
-    for (name, notes) in [("pages", false), ("effects", true)] {
-        let file = file(entries, &value, notes);
-        let mut txn = file.begin(&[OWNER], Wait::Forever).expect("nobody else writes");
-        let part = txn.part(OWNER).expect("begun with it");
-        let mut family = FamilyTxn::new(part).expect("a family");
+    for (name, is_small) in [("pages", false), ("small", true)] {
+        let file = file(entries, &value, is_small);
         let mut rng = random(3);
         group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                if let Some(effects) = part.effects_mut().filter(|effects| effects.len() > 16 << 10) {
-                    effects.clear();
-                }
-                let key = key(rng.random_range(0..entries), entries);
-                let mut family = family.family(part);
-                let mut tree = family.table(TableId::DEFAULT).expect("the default table");
-                black_box(tree.insert(&key, &value).expect("memory has room"))
-            });
-        });
-    }
-    let file = file(entries, &value, true);
-    let mut txn = file.begin(&[OWNER], Wait::Forever).expect("nobody else writes");
-    let part = txn.part(OWNER).expect("begun with it");
-    let mut family = FamilyTxn::new(part).expect("a family");
-    let mut rng = random(4);
-    for effects in [1, 100] {
-        group.bench_function(format!("store after {effects}"), |bencher| {
-            bencher.iter_custom(|rounds| {
-                let mut spent = Duration::ZERO;
-                for _ in 0..rounds {
-                    part.effects_mut().expect("not too many").clear();
+            bencher.iter_batched(
+                || file.begin(&[OWNER], Wait::Forever).expect("nobody else writes"),
+                |mut txn| {
+                    let part = txn.part(OWNER).expect("begun with it");
+                    let mut family = FamilyTxn::new(part).expect("a family");
                     let mut tree = family.family(part).into_table(TableId::DEFAULT).expect("the default table");
-                    for _ in 0..effects {
+                    for _ in 0..100 {
                         let key = key(rng.random_range(0..entries), entries);
-                        tree.insert(&key, &value).expect("memory has room");
+                        black_box(tree.insert(&key, &value).expect("memory has room"));
                     }
-                    let start = Instant::now();
                     family.store(part).expect("memory has room");
-                    spent += start.elapsed();
-                }
-                spent
-            });
+                    txn
+                },
+                BatchSize::PerIteration,
+            );
         });
     }
     group.finish();
 }
 
-criterion_group! { name = benches; config = settings(); targets = replay_by_key_order, note }
+criterion_group! { name = benches; config = settings(); targets = small_commits_by_key_order, insert }
 criterion_main!(benches);
