@@ -203,7 +203,8 @@ fn bring_into_pages(part: &mut Part, layers: &Layers) -> Result<(), TreeError> {
 /// What a small transaction did itself, above all others.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    tables: BTreeMap<TableId, BTreeMap<Bytes, Change>>,
+    /// By table; most transactions have one.
+    tables: Vec<(TableId, BTreeMap<Bytes, Change>)>,
     base: Option<Arc<Layers>>,
     bytes: usize,
 }
@@ -225,7 +226,7 @@ impl Pending {
             let layers = Arc::clone(above).downcast();
             layers.expect("what is above a family's root is made here")
         });
-        Self { tables: BTreeMap::new(), base, bytes: 0 }
+        Self { tables: Vec::new(), base, bytes: 0 }
     }
 
     /// What its effects take in the log, or a little less than this.
@@ -236,7 +237,11 @@ impl Pending {
     /// A key has another value, or none; `existed`: whether it had one just before.
     pub(crate) fn put(&mut self, table: TableId, key: &[u8], value: Option<&[u8]>, existed: bool) {
         let known = value.map(Bytes::copy_from_slice);
-        let changes = self.tables.entry(table).or_default();
+        let at = self.tables.binary_search_by_key(&table, |(id, _)| *id).unwrap_or_else(|at| {
+            self.tables.insert(at, (table, BTreeMap::new()));
+            at
+        });
+        let changes = &mut self.tables[at].1;
         self.bytes += known.as_ref().map_or(0, Bytes::len);
         if let Some(change) = changes.get_mut(key) {
             self.bytes -= change.known.as_ref().map_or(0, Bytes::len);
@@ -250,7 +255,7 @@ impl Pending {
     /// For the log: one effect per key, in order. Nothing when nothing is different in the end.
     pub(crate) fn effects(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes + 1);
-        for (&table, changes) in &self.tables {
+        for &(table, ref changes) in &self.tables {
             for (key, change) in changes.iter().filter(|(_, change)| change.existed || change.known.is_some()) {
                 Effect { table, key, value: change.known.as_deref(), existed: change.existed }.encode(&mut out);
             }
@@ -260,8 +265,8 @@ impl Pending {
 
     /// For pages: what was done, by table and in order.
     pub(crate) fn points(&self) -> impl Iterator<Item = (TableId, Vec<Point<'_>>)> {
-        self.tables.iter().map(|(&table, changes)| {
-            (table, changes.iter().map(|(key, change)| Point { key, value: change.known.as_deref() }).collect())
+        self.tables.iter().map(|(table, changes)| {
+            (*table, changes.iter().map(|(key, change)| Point { key, value: change.known.as_deref() }).collect())
         })
     }
 }
@@ -286,7 +291,7 @@ impl<'a> Over<'a> {
             if let Some(layers) = above.downcast_ref::<Layers>() {
                 over.layers = Some(layers);
             } else if let Some(pending) = above.downcast_ref::<Pending>() {
-                over.pending = pending.tables.get(&table);
+                over.pending = pending.tables.iter().find(|(id, _)| *id == table).map(|(_, changes)| changes);
                 over.layers = pending.base.as_deref();
             }
         }

@@ -1,80 +1,123 @@
-//! Buffers of one page, used again: small commits make and drop some pages each, and a general allocator answers that
-//! with system calls.
+//! Buffers of one page, cut from large blocks and used again: a general allocator answers millions of pages that come and go on
+//! different threads with locks and system calls, and spreads them over more of the address space than the processor can remember.
 
-use bytes::Bytes;
+use crate::huge;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
-/// As many wait to be used again; of others the memory is given back.
-const WAITING_MAX: usize = 256;
+/// The first block. Each further one is as large as all before it, up to [`BLOCK_BYTES_MAX`].
+const BLOCK_BYTES_MIN: usize = 64 << 10;
+/// Large enough that most of it are whole huge pages, wherever it begins.
+const BLOCK_BYTES_MAX: usize = 8 << 20;
+/// Pages that wait to be used again, beyond an eighth of what was cut; of others the memory goes back with the last page of its block.
+const WAITING_MIN: usize = 256;
 
 /// The buffers of one file.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     page_bytes: usize,
-    waiting: Mutex<Vec<Box<[u8]>>>,
+    state: Mutex<State>,
 }
 
-/// A page in a buffer that comes back when its last reader is gone.
-struct Lent {
-    page: Box<[u8]>,
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<BytesMut>,
+    /// What is left of the newest block, and the bytes of all.
+    block: BytesMut,
+    cut_bytes: usize,
+}
+
+/// A page that nobody else sees yet. Its buffer comes back by itself.
+#[derive(Debug)]
+pub(crate) struct Page {
+    bytes: BytesMut,
     home: Arc<Buffers>,
 }
 
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.page
+impl Page {
+    /// From here on it is shared and never changes.
+    pub(crate) fn share(self) -> Bytes {
+        Bytes::from_owner(self)
     }
 }
 
-impl Drop for Lent {
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Deref for Page {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Page {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Page {
     fn drop(&mut self) {
-        self.home.give_back(std::mem::take(&mut self.page));
+        self.home.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
 impl Buffers {
     pub(crate) fn new(page_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { page_bytes, waiting: Mutex::default() })
+        Arc::new(Self { page_bytes, state: Mutex::default() })
     }
 
     /// A page of zeros.
-    pub(crate) fn zeroed(&self) -> Box<[u8]> {
-        match self.take() {
-            Some(mut page) => {
-                page.fill(0);
-                page
-            }
-            None => vec![0; self.page_bytes].into(),
-        }
+    pub(crate) fn zeroed(self: &Arc<Self>) -> Page {
+        let mut page = self.any();
+        page.fill(0);
+        page
     }
 
     /// A page like another.
-    pub(crate) fn copy_of(&self, page: &[u8]) -> Box<[u8]> {
-        match self.take() {
-            Some(mut copy) => {
-                copy.copy_from_slice(page);
-                copy
+    pub(crate) fn copy_of(self: &Arc<Self>, of: &[u8]) -> Page {
+        let mut page = self.any();
+        page.copy_from_slice(of);
+        page
+    }
+
+    /// A page with bytes of some page before it: to be overwritten, all of it.
+    pub(crate) fn any(self: &Arc<Self>) -> Page {
+        let bytes = self.state.lock().take(self.page_bytes);
+        Page { bytes, home: Arc::clone(self) }
+    }
+
+    fn give_back(&self, page: BytesMut) {
+        let mut state = self.state.lock();
+        if state.waiting.len() * self.page_bytes <= state.cut_bytes / 8 + WAITING_MIN * self.page_bytes {
+            state.waiting.push(page);
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, page_bytes: usize) -> BytesMut {
+        if let Some(page) = self.waiting.pop() {
+            return page;
+        }
+        if self.block.len() < page_bytes {
+            let bytes = self.cut_bytes.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+            self.block = BytesMut::zeroed(bytes);
+            self.cut_bytes += bytes;
+            if bytes == BLOCK_BYTES_MAX {
+                huge::advise(&mut self.block);
             }
-            None => page.into(),
         }
-    }
-
-    /// A page that never changes again, to be shared. Its buffer comes back by itself.
-    pub(crate) fn share(self: &Arc<Self>, page: Box<[u8]>) -> Bytes {
-        Bytes::from_owner(Lent { page, home: Arc::clone(self) })
-    }
-
-    /// A buffer that was not shared.
-    pub(crate) fn give_back(&self, page: Box<[u8]>) {
-        let mut waiting = self.waiting.lock();
-        if waiting.len() < WAITING_MAX && page.len() == self.page_bytes {
-            waiting.push(page);
-        }
-    }
-
-    fn take(&self) -> Option<Box<[u8]>> {
-        self.waiting.lock().pop()
+        self.block.split_to(page_bytes)
     }
 }
 
@@ -83,24 +126,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_clean_when_its_last_reader_is_gone() {
-        let buffers = Buffers::new(64);
+    fn a_buffer_comes_back_when_its_last_reader_is_gone() {
+        let buffers = Buffers::new(4096);
         let mut page = buffers.zeroed();
         page.fill(7);
-        let shared = buffers.share(page);
+        let shared = page.share();
         let reader = shared.slice(10..20);
         drop(shared);
-        assert!(buffers.waiting.lock().is_empty(), "somebody still reads it");
+        assert!(buffers.state.lock().waiting.is_empty(), "somebody still reads it");
         assert_eq!(&reader[..], [7; 10]);
         drop(reader);
-        assert_eq!(buffers.waiting.lock().len(), 1);
-        assert_eq!(&buffers.zeroed()[..], [0; 64]);
-        assert_eq!(&buffers.copy_of(&[3; 64])[..], [3; 64]);
-        (0..2 * WAITING_MAX)
-            .map(|_| buffers.zeroed())
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|p| buffers.give_back(p));
-        assert_eq!(buffers.waiting.lock().len(), WAITING_MAX);
+        assert_eq!(buffers.state.lock().waiting.len(), 1);
+        assert!(buffers.zeroed().iter().all(|&byte| byte == 0));
+        assert_eq!(&buffers.copy_of(&[3; 4096])[..], [3; 4096]);
+    }
+
+    #[test]
+    fn many_pages_are_all_different_and_few_of_them_wait() {
+        let buffers = Buffers::new(4096);
+        let mut pages: Vec<_> = (0..6000).map(|_| buffers.zeroed()).collect();
+        (0..).zip(&mut pages).for_each(|(n, page): (u32, _)| page[..4].copy_from_slice(&n.to_le_bytes()));
+        assert!((0..).zip(&pages).all(|(n, page): (u32, _)| page[..4] == n.to_le_bytes()));
+        drop(pages);
+        let state = buffers.state.lock();
+        assert!(state.waiting.len() * 4096 <= state.cut_bytes / 8 + (WAITING_MIN + 1) * 4096);
     }
 }

@@ -359,7 +359,7 @@ impl Share {
             root: OwnerRoot { root: part.root, stamp: part.stamp },
             death: part.first_stamp,
             freed: std::mem::take(&mut part.freed),
-            written: part.written_early.clone(),
+            written: if part.in_pages { part.written_early.clone() } else { ExtentSet::default() },
             kind,
         }
     }

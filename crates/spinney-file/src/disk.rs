@@ -107,13 +107,19 @@ impl Disk {
     /// Reads the page behind `ptr` and verifies checksum, number and stamp. One more try on a mismatch: a bit that
     /// flipped on the way is not rot.
     pub(crate) fn read_page(&self, ptr: PagePtr, owner: Option<Owner>) -> Result<Vec<u8>, FileError> {
+        let mut page = vec![0; self.page_bytes];
+        self.read_page_into(ptr, owner, &mut page)?;
+        Ok(page)
+    }
+
+    /// The same, into a buffer of one page.
+    pub(crate) fn read_page_into(&self, ptr: PagePtr, owner: Option<Owner>, page: &mut [u8]) -> Result<(), FileError> {
         let at = self.offset(ptr.page);
         let mut why = "";
         for _ in 0..2 {
-            let mut page = vec![0; self.page_bytes];
-            self.read(at, &mut page)?;
-            match page::verify(&page, ptr, self.page_bytes) {
-                Ok(()) => return Ok(page),
+            self.read(at, page)?;
+            match page::verify(page, ptr, self.page_bytes) {
+                Ok(()) => return Ok(()),
                 Err(reason) => why = reason,
             }
         }

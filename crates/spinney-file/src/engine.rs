@@ -74,9 +74,10 @@ impl Engine {
     }
 
     fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
-        let page = self.disk.read_page(ptr, Some(owner))?;
+        let mut page = self.buffers.any();
+        self.disk.read_page_into(ptr, Some(owner), &mut page)?;
         match (self.options.page_check)(&page) {
-            Ok(()) => Ok(page.into()),
+            Ok(()) => Ok(page.share()),
             Err(why) => {
                 Err(FileError::Corrupt { page: ptr.page, owner: Some(owner), at: self.disk.offset(ptr.page), why })
             }

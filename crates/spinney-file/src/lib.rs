@@ -25,7 +25,8 @@ mod buffers; // pages of memory, used again
 mod cache; // clean pages, found without a lock
 mod counters; // what has been done, in numbers
 mod disk; // whole pages, verified; whole writes, counted
-mod flusher; // neighbours leave together
+mod flusher;
+mod huge; // memory in large pieces; unsafe code // neighbours leave together
 
 // what is on disk beside pages,
 

@@ -4,6 +4,7 @@
 use crate::{
     Descriptor,
     budget::Charge,
+    buffers::Page,
     cache::Pin,
     commit::DirtyPages,
     engine::Engine,
@@ -57,7 +58,7 @@ pub struct Part {
     arena: Arena,
     /// Pages reserved by this transaction.
     reserved_pages: u64,
-    dirty: FxHashMap<PageNo, Box<[u8]>>,
+    dirty: FxHashMap<PageNo, Page>,
     /// Raw pages not yet written, by first page.
     raw: BTreeMap<u64, Bytes>,
     private_bytes: u64,
@@ -333,7 +334,7 @@ impl Part {
         while at < extent.end() {
             let page = PageNo::new(at).expect("inside an extent");
             if let Some(buffer) = self.dirty.remove(&page) {
-                self.engine.buffers.give_back(buffer);
+                drop(buffer);
                 self.credit(self.page_len());
                 self.arena.recycle(page);
                 at += 1;
@@ -398,7 +399,7 @@ impl Part {
         let mut sealed: Vec<(PageNo, Bytes)> = Vec::with_capacity(self.dirty.len());
         for (page, mut bytes) in self.dirty.drain() {
             crate::page::seal(&mut bytes, page, stamp, owner);
-            sealed.push((page, self.engine.buffers.share(bytes)));
+            sealed.push((page, bytes.share()));
         }
         sealed.sort_unstable_by_key(|(page, _)| *page);
         let raw: Vec<(PageNo, Bytes)> = std::mem::take(&mut self.raw)
@@ -571,6 +572,9 @@ impl Pages for Part {
 /// Abort: every page of this part is free at once. After a commit there is nothing left to return.
 impl Drop for Part {
     fn drop(&mut self) {
+        if !self.in_pages {
+            return self.engine.options.interlude(); // it has no page
+        }
         // A broken engine does not wait for the end of a write.
         let late = self.engine.options.broken(Sabotage::ReturnsDuringWrite).then(|| self.take_private());
         let mut pages = self.take_remainder();

@@ -136,9 +136,10 @@ struct Pending {
     version: Arc<Version>,
 }
 
-#[derive(Default)]
 struct Append {
     next: u64,
+    /// The tips: as `visible`, but for commits that must not be shown yet.
+    newest: Arc<Version>,
     groups: VecDeque<Group>,
     /// A buffer to be used again.
     spare: Vec<u8>,
@@ -217,7 +218,6 @@ pub(crate) struct Pipeline {
     log: Mutex<LogWriter>,
     budget: Arc<Budget>,
     waiting: Waiting<(Seq, Goal)>,
-    newest: ArcSwap<Version>,
     visible: ArcSwap<Version>,
     appended: AtomicU64,
     visible_seq: AtomicU64,
@@ -259,14 +259,19 @@ impl Pipeline {
             file_id: start.file_id,
             append: Mutex::new(Append {
                 next: seq + 1,
-                freed_pages: start.freed_pages,
-                changed: start.changed,
+                newest: Arc::clone(&version),
+                groups: VecDeque::new(),
+                spare: Vec::new(),
                 room: LogRoom {
                     blocks: start.layout.blocks(),
                     used: start.layout.distance(start.tail, start.head),
                     ..LogRoom::default()
                 },
-                ..Append::default()
+                pending: VecDeque::new(),
+                deltas: Vec::new(),
+                freed_pages: start.freed_pages,
+                changed: start.changed,
+                above: BTreeMap::new(),
             }),
             budget: start.budget,
             log: Mutex::new(LogWriter {
@@ -280,7 +285,6 @@ impl Pipeline {
                 cut: None,
             }),
             waiting: Waiting::new(),
-            newest: ArcSwap::new(Arc::clone(&version)),
             visible: ArcSwap::new(version),
             appended: AtomicU64::new(seq),
             visible_seq: AtomicU64::new(seq),
@@ -303,7 +307,7 @@ impl Pipeline {
 
     /// The tips: what the next writer of each owner builds on. Stable for owners whose slot the caller holds.
     pub(crate) fn tips(&self) -> Arc<Version> {
-        self.newest.load_full()
+        Arc::clone(&self.append.lock().newest)
     }
 
     pub(crate) fn appended(&self) -> Seq {

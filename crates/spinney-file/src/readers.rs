@@ -232,7 +232,7 @@ mod tests {
     fn version(seq: u64, stamp: u64) -> Arc<Version> {
         let mut v = Version::at_opening(Seq(seq));
         v.set(Owner(1), Some(OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }), None, || {
-            Box::new([OwnerRoot::NONE; 16])
+            Box::new([OwnerRoot::NONE; crate::version::FAN_OUT])
         });
         Arc::new(v)
     }

@@ -15,7 +15,7 @@ use std::{any::Any, sync::Arc};
 pub type Above = Arc<dyn Any + Send + Sync>;
 
 /// Owners per leaf and children per branch: a commit copies one leaf and one branch per level, so small is fast.
-pub(crate) const FAN_OUT: usize = 16;
+pub(crate) const FAN_OUT: usize = 8;
 const BITS: u32 = FAN_OUT.trailing_zeros();
 
 /// An owner's newest root in some version. `stamp` 0: the owner was never committed.

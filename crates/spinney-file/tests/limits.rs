@@ -80,8 +80,8 @@ fn ten_thousand_owners_cost_what_ten_do() {
 
 #[test]
 fn owner_numbers_have_a_limit_that_is_an_error() {
-    // 88 directories of 254 table pages with 3 x 16 owners each.
-    const OWNERS_MAX: u32 = 88 * 254 * 3 * 16;
+    // 88 directories of 254 table pages with 7 x 8 owners each.
+    const OWNERS_MAX: u32 = 88 * 254 * 7 * 8;
     let disk = SimDisk::new();
     let file = open(&disk, ordinary()).unwrap();
     for beyond in [OWNERS_MAX, OWNERS_MAX + 1, u32::MAX] {

@@ -103,7 +103,12 @@ const RELEASE_BYTES: usize = 12;
 
 impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; 8];
+        let parts = match self {
+            Self::Commit { parts, .. } => &parts[..],
+            _ => &[],
+        };
+        let mut out = Vec::with_capacity(RECORD_HEADER_BYTES + parts.iter().map(LogPart::bytes).sum::<usize>());
+        out.resize(RECORD_HEADER_BYTES, 0);
         match self {
             Self::Commit { synced, parts } => {
                 out[4] = KIND_COMMIT;
@@ -198,6 +203,13 @@ impl LogPart {
         match self {
             Self::Image(image) => Some(image),
             Self::Ops(_) => None,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Image(image) => ImagePart::encoded_bytes(image.claims.len(), image.releases.len()),
+            Self::Ops(ops) => OpsPart::encoded_bytes(ops.effects.len()),
         }
     }
 

@@ -78,7 +78,7 @@ impl Pipeline {
         owners: &OwnerTable,
         commit: Prepared<'_>,
     ) -> Result<Outcome, FileError> {
-        let early = options.broken(Sabotage::TipsBeforeLock).then(|| self.newest.load_full());
+        let early = options.broken(Sabotage::TipsBeforeLock).then(|| self.tips());
         let late = options.broken(Sabotage::QueuesLate);
         if !late {
             options.interlude();
@@ -90,7 +90,7 @@ impl Pipeline {
         if self.is_closed() {
             return Err(FileError::Closed);
         }
-        let newest = early.unwrap_or_else(|| self.newest.load_full());
+        let newest = early.unwrap_or_else(|| Arc::clone(&append.newest));
         if !commit.shares.iter().all(|share| share.stands_on(newest.above(share.owner))) {
             return Ok(Outcome::Divided);
         }
@@ -169,7 +169,7 @@ impl Pipeline {
         }
         // What small commits left is divided: effects of commits after this one are kept apart. Contents stay the same, so versions
         // that are shown already may stay as they are.
-        let mut version = (*self.newest.load_full()).clone();
+        let mut version = (*append.newest).clone();
         let mut frozen = Vec::with_capacity(append.above.len());
         for (&owner, bytes) in &mut append.above {
             let small = small.expect("only a layer that keeps effects has some");
@@ -179,7 +179,7 @@ impl Pipeline {
             frozen.push((owner, above));
         }
         let version = Arc::new(version);
-        self.newest.store(Arc::clone(&version));
+        append.newest = Arc::clone(&version);
         Ok(Cut {
             seq: version.seq,
             version,
@@ -208,7 +208,7 @@ impl Pipeline {
     /// Queues a record that changes no root, as an Immediate commit.
     fn push_empty(&self, append: &mut MutexGuard<'_, Append>, record: &[u8], cut: Option<RingLayout>) -> Seq {
         let seq = self.next_seq(append);
-        let mut version = (*self.newest.load_full()).clone();
+        let mut version = (*append.newest).clone();
         version.seq = seq;
         append.push(record, 0, cut);
         self.tell(append, version, true);
@@ -218,7 +218,7 @@ impl Pipeline {
     /// The newest version from here on.
     fn tell(&self, append: &mut MutexGuard<'_, Append>, version: Version, immediate: bool) {
         let (seq, version) = (version.seq, Arc::new(version));
-        self.newest.store(Arc::clone(&version));
+        append.newest = Arc::clone(&version);
         append.pending.push_back(Pending { immediate, version });
         self.appended.store(seq.0, Ordering::Release);
     }
@@ -236,7 +236,7 @@ impl Pipeline {
     pub(crate) fn install(&self, options: &FileOptions, owners: &OwnerTable, merged: &[(Owner, Merged)]) {
         let Some(small) = options.small_commits.as_ref().filter(|_| !merged.is_empty()) else { return };
         let mut append = self.append.lock();
-        let mut version = (*self.newest.load_full()).clone();
+        let mut version = (*append.newest).clone();
         for (owner, merged) in merged {
             let mut above = version.above(*owner).and_then(small.merged);
             if options.broken(Sabotage::MergeSwallowsLater) {
@@ -254,7 +254,7 @@ impl Pipeline {
             }
         }
         let version = Arc::new(version);
-        self.newest.store(Arc::clone(&version));
+        append.newest = Arc::clone(&version);
         // Versions before the newest that are still to be shown have the old roots; the allocator asks for those.
         match append.pending.back_mut() {
             Some(newest) => newest.version = version,
@@ -265,12 +265,12 @@ impl Pipeline {
     /// The newest version with what repeated commits of an owner amount to: as the log says it was.
     pub(crate) fn adopt(&self, owners: &OwnerTable, owner: Owner, above: Above, effect_bytes: usize) {
         let mut append = self.append.lock();
-        let mut version = (*self.newest.load_full()).clone();
+        let mut version = (*append.newest).clone();
         set_root(&mut version, owners, owner, None, Some(above));
         append.changed.insert(owners.page_of(leaf_of(owner)));
         self.note_above(&mut append, owner, effect_bytes);
         let version = Arc::new(version);
-        self.newest.store(Arc::clone(&version));
+        append.newest = Arc::clone(&version);
         self.visible.store(version);
     }
 
