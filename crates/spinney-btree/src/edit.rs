@@ -184,9 +184,9 @@ impl Edit<'_> {
 
     /// A private copy of a node, which is freed.
     fn copy(&mut self, old: PagePtr, level: u8) -> Result<PagePtr, TreeError> {
-        let bytes = self.part.page_bytes_shared(self.owner(), old)?;
-        Node::open(&bytes, self.table, level).map_err(|why| self.corrupt(old.page, why))?;
-        let new = self.part.allocate_copy(&bytes)?;
+        let new = self.part.allocate_copy(old)?;
+        let opened = Node::open(self.part.page_mut(new), self.table, level).map(drop);
+        opened.map_err(|why| self.corrupt(old.page, why))?;
         self.part.free(old);
         Ok(new)
     }

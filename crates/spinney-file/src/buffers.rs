@@ -11,8 +11,8 @@ use std::{
 
 /// The first block. Each further one is as large as all before it, up to [`BLOCK_BYTES_MAX`].
 const BLOCK_BYTES_MIN: usize = 64 << 10;
-/// Large enough that most of it are whole huge pages, wherever it begins.
-const BLOCK_BYTES_MAX: usize = 8 << 20;
+/// Large enough that most of it are whole huge pages, wherever it begins; at most an eighth of the memory budget.
+const BLOCK_BYTES_MAX: u64 = 8 << 20;
 /// Pages that wait to be used again, beyond an eighth of what was cut; of others the memory goes back with the last page of its block.
 const WAITING_MIN: usize = 256;
 
@@ -20,6 +20,7 @@ const WAITING_MIN: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Buffers {
     page_bytes: usize,
+    block_bytes_max: usize,
     state: Mutex<State>,
 }
 
@@ -72,8 +73,10 @@ impl Drop for Page {
 }
 
 impl Buffers {
-    pub(crate) fn new(page_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { page_bytes, state: Mutex::default() })
+    pub(crate) fn new(page_bytes: usize, budget_bytes: u64) -> Arc<Self> {
+        let most = usize::try_from((budget_bytes / 8).min(BLOCK_BYTES_MAX)).expect("a few MiB");
+        let block_bytes_max = (most / page_bytes * page_bytes).max(BLOCK_BYTES_MIN);
+        Arc::new(Self { page_bytes, block_bytes_max, state: Mutex::default() })
     }
 
     /// A page of zeros.
@@ -92,7 +95,7 @@ impl Buffers {
 
     /// A page with bytes of some page before it: to be overwritten, all of it.
     pub(crate) fn any(self: &Arc<Self>) -> Page {
-        let bytes = self.state.lock().take(self.page_bytes);
+        let bytes = self.state.lock().take(self.page_bytes, self.block_bytes_max);
         Page { bytes, home: Arc::clone(self) }
     }
 
@@ -105,15 +108,15 @@ impl Buffers {
 }
 
 impl State {
-    fn take(&mut self, page_bytes: usize) -> BytesMut {
+    fn take(&mut self, page_bytes: usize, block_bytes_max: usize) -> BytesMut {
         if let Some(page) = self.waiting.pop() {
             return page;
         }
         if self.block.len() < page_bytes {
-            let bytes = self.cut_bytes.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+            let bytes = self.cut_bytes.clamp(BLOCK_BYTES_MIN, block_bytes_max);
             self.block = BytesMut::zeroed(bytes);
             self.cut_bytes += bytes;
-            if bytes == BLOCK_BYTES_MAX {
+            if bytes as u64 == BLOCK_BYTES_MAX {
                 huge::advise(&mut self.block);
             }
         }
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_when_its_last_reader_is_gone() {
-        let buffers = Buffers::new(4096);
+        let buffers = Buffers::new(4096, 64 << 20);
         let mut page = buffers.zeroed();
         page.fill(7);
         let shared = page.share();
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn many_pages_are_all_different_and_few_of_them_wait() {
-        let buffers = Buffers::new(4096);
+        let buffers = Buffers::new(4096, 64 << 20);
         let mut pages: Vec<_> = (0..6000).map(|_| buffers.zeroed()).collect();
         (0..).zip(&mut pages).for_each(|(n, page): (u32, _)| page[..4].copy_from_slice(&n.to_le_bytes()));
         assert!((0..).zip(&pages).all(|(n, page): (u32, _)| page[..4] == n.to_le_bytes()));

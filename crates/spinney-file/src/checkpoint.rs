@@ -27,6 +27,9 @@ use std::{
 /// How much larger the log becomes while checkpoints come because it is full: few steps, as each is a checkpoint too.
 const LOG_GROWTH: u64 = 4;
 
+/// A log that is mostly padding, because a single writer fills a block with each commit, does not grow beyond this.
+const LOG_BYTES_PADDED: u64 = 16 << 20;
+
 /// The newest durable checkpoint, and the turn to make the next.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
@@ -286,6 +289,7 @@ impl Engine {
         let wanted = self.checkpoints.wanted_blocks.load(Ordering::Relaxed);
         let blocks = layout.blocks();
         let limit = self.options.tuning.log_bytes_max / BLOCK_BYTES;
+        let limit = if self.pipeline.is_mostly_padding() { limit.min(LOG_BYTES_PADDED / BLOCK_BYTES) } else { limit };
         let grown = if self.pipeline.half_full() { (LOG_GROWTH * blocks).min(limit) } else { 0 };
         let goal = grown.max(wanted).min(LOG_BLOCKS_MAX);
         // The record that says so takes a block that commits do not get.

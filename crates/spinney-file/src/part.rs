@@ -232,13 +232,14 @@ impl Part {
         Ok(PagePtr { page, stamp: self.stamp })
     }
 
-    /// A new private page with the bytes of another.
+    /// A new private page with the bytes of another of the owner's, which was committed.
     ///
     /// # Errors
-    /// As [`allocate`](Part::allocate).
-    pub fn allocate_copy(&mut self, of: &[u8]) -> Result<PagePtr, FileError> {
+    /// As [`allocate`](Part::allocate), and those of reading the page.
+    pub fn allocate_copy(&mut self, of: PagePtr) -> Result<PagePtr, FileError> {
+        let copy = self.engine.buffers.copy_of(self.engine.page(&Pin::new(), self.owner, of)?);
         let page = self.take_page()?;
-        self.dirty.insert(page, self.engine.buffers.copy_of(of));
+        self.dirty.insert(page, copy);
         Ok(PagePtr { page, stamp: self.stamp })
     }
 

@@ -144,6 +144,8 @@ struct Append {
     /// A buffer to be used again.
     spare: Vec<u8>,
     room: LogRoom,
+    /// Bytes of the records that were appended since a checkpoint began.
+    record_bytes: u64,
     /// Appended and not yet visible, oldest first.
     pending: VecDeque<Pending>,
     deltas: Vec<Delta>,
@@ -267,6 +269,7 @@ impl Pipeline {
                     used: start.layout.distance(start.tail, start.head),
                     ..LogRoom::default()
                 },
+                record_bytes: 0,
                 pending: VecDeque::new(),
                 deltas: Vec::new(),
                 freed_pages: start.freed_pages,

@@ -201,7 +201,7 @@ fn build(
         space,
         cache: PageCache::new(Arc::clone(&budget)),
         budget: Arc::clone(&budget),
-        buffers: Buffers::new(disk.page_bytes),
+        buffers: Buffers::new(disk.page_bytes, options.budget_bytes),
         owners,
         readers: Readers::new(),
         slots: WriterSlots::default(),

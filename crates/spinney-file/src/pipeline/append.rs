@@ -24,6 +24,8 @@ const SEQS_KEPT: u64 = 1024;
 const QUEUE_BLOCKS_MAX: u64 = (1 << 20) / BLOCK_BYTES;
 /// The background thread looks for work whenever this part of the log has been filled, as a divisor.
 const WORK_PARTS: u64 = 4;
+/// A log is mostly padding when records have less than this part of it, as a divisor.
+const RECORDS_SHARE: u64 = 4;
 /// What effects take in memory, as a multiple of what they take in the log: themselves, and the nodes that find them.
 const EFFECT_BYTES_WEIGHT: u64 = 2;
 /// What a small commit takes in memory beside that.
@@ -57,6 +59,12 @@ impl Pipeline {
     /// Whether a commit of that many blocks fits into an otherwise empty log.
     pub(crate) fn could_hold(&self, blocks: u64) -> bool {
         blocks + 2 * KEPT_BLOCKS <= self.append.lock().room.blocks
+    }
+
+    /// Whether most of what was appended since a checkpoint began is padding of groups: then a larger log hardly means fewer pages.
+    pub(crate) fn is_mostly_padding(&self) -> bool {
+        let append = self.append.lock();
+        RECORDS_SHARE * append.record_bytes < (append.room.promised() - append.room.reserved) * BLOCK_BYTES
     }
 
     /// Whether the log is so full that a checkpoint should start now.
@@ -178,6 +186,7 @@ impl Pipeline {
             set_root(&mut version, owners, owner, None, Some(Above::clone(&above)));
             frozen.push((owner, above));
         }
+        append.record_bytes = 0;
         let version = Arc::new(version);
         append.newest = Arc::clone(&version);
         Ok(Cut {
@@ -338,6 +347,7 @@ impl Append {
         }
         let group = self.groups.back_mut().expect("one was pushed if there was none");
         group.buffer.extend_from_slice(record);
+        self.record_bytes += record.len() as u64;
         group.records += 1;
         group.unsynced_bytes += unsynced_bytes;
         group.cut = cut;
