@@ -31,6 +31,7 @@ mod seal; // the check a page passes once
 // how trees are read,
 mod check; // everything pages promise each other
 mod range; // in order, from both ends
+mod survey; // in order, behind damage
 mod tree; // by key
 
 // and how they change.
@@ -48,7 +49,7 @@ mod tree_mut; // one table in a transaction
 #[cfg(feature = "testing")]
 pub use crate::replay::replay_in_batches;
 pub use crate::{
-    check::{CheckOptions, CheckReport, TreeStats, check, stats},
+    check::{CheckOptions, CheckReport, Finding, TreeStats, check, stats},
     dump::dump_page,
     error::TreeError,
     family::{FamilyMut, FamilyTxn},
@@ -58,14 +59,15 @@ pub use crate::{
     replay::replay,
     root::{FamilyRoot, TableId, TreeRoot},
     seal::page_check,
+    survey::{Cursor, LargeSource, Met, Stray, Surveyor, listed_table, stray, survey, survey_stray},
     tree::Tree,
     tree_mut::TreeMut,
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
-    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part, Pin,
-    Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+    AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
+    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PageSet, PagePtr, PagedFile, Pages, Part, Pin,
+    Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, Wreck, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

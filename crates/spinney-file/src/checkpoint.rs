@@ -15,6 +15,7 @@ use crate::{
     space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
     superblock::{SLOT_AT, Superblock},
     unwritten::Unwritten,
+    version::Version,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
@@ -97,11 +98,19 @@ impl Engine {
         if served() {
             return Ok(newest.seq);
         }
+        self.checkpoint_in_turn(&mut newest).map(|(seq, _)| seq)
+    }
+
+    /// Makes a checkpoint for whoever has the turn; returns what it covers, and the version it is of.
+    pub(crate) fn checkpoint_in_turn(
+        &self,
+        newest: &mut MutexGuard<'_, Superblock>,
+    ) -> Result<(Seq, Arc<Version>), FileError> {
         if self.pipeline.is_poisoned() {
             return Err(FileError::Poisoned);
         }
         let begun = Instant::now();
-        let done = self.run_checkpoint(&mut newest);
+        let done = self.run_checkpoint(newest);
         match &done {
             Ok(_) => {
                 self.checkpoints.finished.fetch_add(1, Ordering::AcqRel);
@@ -112,7 +121,7 @@ impl Engine {
         done
     }
 
-    fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<Seq, FileError> {
+    fn run_checkpoint(&self, newest: &mut MutexGuard<'_, Superblock>) -> Result<(Seq, Arc<Version>), FileError> {
         let number = self.draw_checkpoint_number(newest.number);
         let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
@@ -133,7 +142,7 @@ impl Engine {
             Ok((superblock, owners)) => {
                 self.finish(newest, superblock, owners, cut.unwritten);
                 self.anchor()?;
-                Ok(cut.seq)
+                Ok((cut.seq, cut.version))
             }
             Err(error) => {
                 self.space.map(|map| map.fail_checkpoint());

@@ -75,7 +75,8 @@ impl Engine {
         self.cache.get_or_load(pin, ptr, || self.load(owner, ptr))
     }
 
-    fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
+    /// From storage, verified.
+    pub(crate) fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
         let page = self.disk.read_page(ptr, Some(owner))?;
         match (self.options.page_check)(&page) {
             Ok(()) => Ok(page.into()),

@@ -42,6 +42,7 @@ mod space; // the allocator, with its map pages and a growing file
 
 // the paths,
 
+mod audit; // what is, beside what should be
 mod checkpoint; // a durable image of one version
 mod commit; // effects or pages, then roots
 mod desk; // what one writer leaves for the next
@@ -53,6 +54,7 @@ mod recovery; // from bytes to a version
 mod sync; // what `waiting` is made of; loom has its own
 mod unwritten; // what small commits leave in memory
 mod waiting; // one leads, and wakes whom it has served
+mod wreck; // a file as its bytes say
 mod writeout; // and how it gets to the disk
 
 // and the handles.
@@ -72,6 +74,7 @@ mod interlude; // what somebody else does in the middle of an operation
 mod shadow; // a second opinion on which pages are in use
 
 pub use crate::{
+    audit::{Audit, PageSet},
     cache::{CacheStats, Pin},
     counters::{Counters, FlushCounters, FlushStats, Histogram, HistogramSnapshot, Latencies},
     disk::IoStats,
@@ -88,6 +91,7 @@ pub use crate::{
     stats::FileStats,
     storage::{MemStorage, OsFile, Storage},
     txn::WriteTxn,
+    wreck::Wreck,
 };
 #[cfg(any(test, feature = "testing"))]
 pub use crate::{

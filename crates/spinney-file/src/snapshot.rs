@@ -1,6 +1,13 @@
 //! An immutable view of all or some owners at one seq.
 
-use crate::{Descriptor, error::FileError, file::PagedFile, options::Sabotage, readers::Place};
+use crate::{
+    Descriptor,
+    error::FileError,
+    file::PagedFile,
+    options::Sabotage,
+    readers::Place,
+    version::{FAN_OUT, Version},
+};
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
@@ -42,6 +49,36 @@ impl Snapshot {
             }
         };
         Self { held: Arc::new(Held { file, place }) }
+    }
+
+    /// A snapshot of the version that the newest checkpoint is of, for whoever keeps the next one from beginning: until then nothing
+    /// that this version reaches is granted to anybody.
+    pub(crate) fn of_checkpoint(file: PagedFile, version: Arc<Version>) -> Self {
+        let place = file.engine().readers.register(None, || version);
+        Self { held: Arc::new(Held { file, place }) }
+    }
+
+    /// Every owner that was ever committed and is covered, in order. Reads the owner table; what of it cannot be read is told to
+    /// `found`, and owners that only it knows are missing.
+    pub fn owners(&self, found: &mut dyn FnMut(FileError)) -> Vec<Owner> {
+        let (engine, version) = (self.held.file.engine(), &self.held.place.held.version);
+        let mut leaves = engine.owners.saved_leaves(&engine.disk, found);
+        leaves.extend(version.changed_leaves());
+        leaves.sort_unstable();
+        leaves.dedup();
+        let mut owners = Vec::new();
+        for leaf in leaves {
+            let roots = version.changed_leaf(leaf).map_or_else(|| engine.owners.at_opening(&engine.disk, leaf), Ok);
+            match roots {
+                Ok(roots) => {
+                    let known = (0..).zip(roots).filter(|(_, root)| root.exists());
+                    let known = known.map(|(place, _)| Owner(leaf * FAN_OUT as u32 + place));
+                    owners.extend(known.filter(|&owner| self.covers(owner)));
+                }
+                Err(error) => found(error),
+            }
+        }
+        owners
     }
 
     /// The commit it shows: this one and all before it, none after.

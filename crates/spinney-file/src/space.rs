@@ -145,7 +145,7 @@ impl Space {
     }
 }
 
-fn read_map_page(disk: &Disk, home: Home, kind: u8) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_map_page(disk: &Disk, home: Home, kind: u8) -> Result<Vec<u8>, FileError> {
     let ptr = PagePtr { page: home.page, stamp: Stamp(home.number) };
     let page = disk.read_page(ptr, Some(NO_OWNER))?;
     if page[28] == kind {

@@ -36,7 +36,7 @@ impl SnapshotPages {
         &self.0.core
     }
 
-    fn file(&self) -> &PagedFile {
+    pub(crate) fn file(&self) -> &PagedFile {
         self.0.snapshot.file()
     }
 }
@@ -125,6 +125,17 @@ impl Snapshot {
         };
         let inner = Inner { snapshot, core: Arc::clone(core), covered, roots: RootList::default() };
         Self { pages: SnapshotPages(Arc::new(inner)) }
+    }
+
+    /// Of all families, as a snapshot of the file shows them.
+    pub(crate) fn of(core: &Arc<Core>, snapshot: spinney_btree::Snapshot) -> Self {
+        let inner = Inner { snapshot, core: Arc::clone(core), covered: None, roots: RootList::default() };
+        Self { pages: SnapshotPages(Arc::new(inner)) }
+    }
+
+    /// Of one family whose number is known; the names are covered as always.
+    pub(crate) fn of_owner(core: &Arc<Core>, owner: Owner) -> Self {
+        Self::new(core, Some(vec![owner]))
     }
 
     /// The newest commit it contains, and with it every earlier one.
@@ -281,6 +292,10 @@ impl Snapshot {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         self.pages.core()
+    }
+
+    pub(crate) fn file_snapshot(&self) -> &spinney_btree::Snapshot {
+        &self.pages.0.snapshot
     }
 
     pub(crate) fn pages(&self) -> &SnapshotPages {
