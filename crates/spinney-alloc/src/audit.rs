@@ -17,6 +17,11 @@ impl Allocator {
         self.geometry.region_count(self.file_pages)
     }
 
+    /// How many pages can be granted now, as [`stats`](Allocator::stats) says too. O(1).
+    pub fn free_count(&self) -> u64 {
+        self.free_pages()
+    }
+
     /// Pages at the start of regions that are never granted, in the whole file.
     pub fn fixed_pages(&self) -> u64 {
         self.geometry.fixed_before(self.file_pages)

@@ -32,6 +32,7 @@ pub fn replay(part: &mut Part, commits: &[&[u8]]) -> Result<(), FileError> {
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "exported to test builds only"))]
 pub fn replay_in_batches(part: &mut Part, commits: &[&[u8]], batch_max: usize) -> Result<(), FileError> {
     part.write_pages(); // what the log has already is not logged again
+    part.clears(); // what was committed must fit
     let page_bytes = part.page_bytes() as u64;
     repeat(part, commits, batch_max).map_err(|problem| match problem {
         Problem::Effects(why) => FileError::Damaged { at: 0, why },

@@ -73,6 +73,7 @@ impl<'a> TreeMut<'a> {
     /// the transaction is [`Broken`](TreeError::Broken).
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
         self.check_limits(key, value.len() as u64)?;
+        self.edit.part.adds();
         let replaced = self.change(|edit| insert(edit, key, value))?;
         self.edit.note(Effect::Put { table: self.edit.table, key, value });
         Ok(replaced)
@@ -85,6 +86,7 @@ impl<'a> TreeMut<'a> {
     /// As for [`insert`](Self::insert); [`TreeError::Source`] when the reader fails or ends early.
     pub fn insert_reader(&mut self, key: &[u8], value_bytes: u64, value: &mut dyn Read) -> Result<bool, TreeError> {
         let limits = self.check_limits(key, value_bytes)?;
+        self.edit.part.adds();
         self.change(|edit| {
             *edit.broken = true;
             let is_noted = edit.part.logs_effects() && value_bytes <= PIECE_BYTES_MAX as u64;
@@ -158,6 +160,7 @@ impl<'a> TreeMut<'a> {
     ) -> Result<u64, TreeError> {
         let last_key = self.read().last()?.map(|(key, _)| key.to_vec());
         let limits = Limits::new(self.edit.part.page_bytes());
+        self.edit.part.adds();
         self.change(|edit| {
             *edit.broken = true;
             let mut appender = Appender::new(last_key);

@@ -131,6 +131,10 @@ impl Engine {
         if desk.is_empty() {
             return;
         }
+        if self.space.is_tight() {
+            // The next writer may be one that adds, and these may be of the pages that are kept for removing.
+            return self.clear_desk(owner, desk);
+        }
         let cleared = {
             let mut state = self.desks.state.lock();
             state.clock += 1;

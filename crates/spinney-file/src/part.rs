@@ -61,6 +61,18 @@ pub struct Part {
     pub(crate) effects: Option<Vec<u8>>,
     /// Part of the commit even if nothing changed.
     logs_root: bool,
+    room: Room,
+}
+
+/// Whether the pages that are kept for removing data are there for a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// It has only removed so far.
+    Removes,
+    /// It has added something.
+    Adds,
+    /// It removes something large, whatever small things it adds for it.
+    Clears,
 }
 
 impl Part {
@@ -87,6 +99,7 @@ impl Part {
             freed: Vec::new(),
             effects: engine.options.replay.map(|_| Vec::new()),
             logs_root: false,
+            room: Room::Removes,
             engine,
         })
     }
@@ -132,6 +145,20 @@ impl Part {
     pub fn write_root(&mut self) {
         self.effects = None;
         self.logs_root = true;
+    }
+
+    /// This part adds data: from here on it leaves some pages free, so that a full file can be emptied. To be called before something is
+    /// added; parts that only remove may use all there are.
+    #[inline]
+    pub fn adds(&mut self) {
+        if self.room == Room::Removes {
+            self.room = Room::Adds;
+        }
+    }
+
+    /// What this part adds serves to remove more: it may use all the pages there are.
+    pub fn clears(&mut self) {
+        self.room = Room::Clears;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -225,7 +252,10 @@ impl Part {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
-                engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve_run(pages)))?
+                engine.with_space(|| match self.room {
+                    Room::Adds => engine.space.reserve_run(&engine.disk, pages),
+                    _ => engine.space.with(&engine.disk, |map| map.reserve_run(pages)),
+                })?
             }
         };
         // Known as written early until bytes arrive: whatever happens, it is accounted for.
@@ -401,7 +431,10 @@ impl Part {
             0 => self.desk.appetite.clamp(ARENA_PAGES_MIN, most),
             so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
-        let reserve = |pages| engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
+        let keeps = self.room == Room::Adds;
+        let reserve = |pages| {
+            engine.with_space(|| engine.space.reserve(&engine.disk, pages, keeps, |map, pages| map.reserve(pages)))
+        };
         let extents = match reserve(want) {
             // No room for an arena; there may be room for a page.
             Err(FileError::Full { .. }) if want > 1 => reserve(1)?,

@@ -3,6 +3,7 @@
 use crate::{disk::Disk, error::FileError, owners::NO_OWNER, page::PagePtr};
 use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) const KIND_MAP_REGION: u8 = 1;
 pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
@@ -10,8 +11,21 @@ pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
 const GROWTH_PAGES_MIN: u64 = 16;
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 
+/// Pages that stay free for whoever removes data: removing needs some too, and where none is left nothing could be removed any more. So
+/// many in a small file (a quarter of a tiny one), and one for each [`FILE_PAGES_PER_KEPT`] of it more, up to the largest number: enough for
+/// the paths to both ends of a range in trees of six levels, their neighbours, the family's directory and the tree of names.
+const KEPT_PAGES_MIN: u64 = 16;
+const KEPT_PAGES_MAX: u64 = 64;
+const FILE_PAGES_PER_KEPT: u64 = 128;
+
+fn kept_pages(file_pages: u64) -> u64 {
+    (KEPT_PAGES_MIN + file_pages / FILE_PAGES_PER_KEPT).min(file_pages / 4).min(KEPT_PAGES_MAX)
+}
+
 /// The shared map behind its short lock.
 pub(crate) struct Space {
+    /// Fewer pages than are kept were free when somebody looked last.
+    tight: AtomicBool,
     map: Mutex<Allocator>,
     /// Held while the file grows, so that two writers do not both extend it. Never together with `map`.
     growing: Mutex<()>,
@@ -20,7 +34,7 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) fn new(map: Allocator, max_pages: u64) -> Self {
-        Self { map: Mutex::new(map), growing: Mutex::new(()), max_pages }
+        Self { tight: AtomicBool::new(false), map: Mutex::new(map), growing: Mutex::new(()), max_pages }
     }
 
     /// Runs `f` on the map under its lock, as often as it needs something first: a map page, or a larger file.
@@ -38,7 +52,47 @@ impl Space {
         }
     }
 
-    /// The same for what never needs a larger file, so that it may run inside [`while_not_growing`](Space::while_not_growing).
+    /// Runs `f`, which reserves up to so many pages, as many as may be had: of those that are kept for removing none when `keeps`, and when
+    /// they are all there is, no more than one at a time.
+    ///
+    /// # Errors
+    /// [`FileError::Full`].
+    pub(crate) fn reserve<T>(
+        &self,
+        disk: &Disk,
+        pages: u64,
+        keeps: bool,
+        mut f: impl FnMut(&mut Allocator, u64) -> Result<T, Need>,
+    ) -> Result<T, FileError> {
+        self.with(disk, |map| {
+            let spare = map.free_count().saturating_sub(kept_pages(map.file_pages()));
+            // Relaxed: whoever misses it gives up what it has a commit later.
+            self.tight.store(spare == 0, Ordering::Relaxed);
+            match spare {
+                0 if keeps => Err(Need::Growth { pages: 1 }),
+                0 => f(map, 1),
+                spare => f(map, pages.min(spare)),
+            }
+        })
+    }
+
+    /// The same for pages side by side, all or none.
+    ///
+    /// # Errors
+    /// [`FileError::Full`].
+    pub(crate) fn reserve_run(&self, disk: &Disk, pages: u64) -> Result<Extent, FileError> {
+        self.with(disk, |map| {
+            let spare = map.free_count().saturating_sub(kept_pages(map.file_pages()));
+            if spare < pages { Err(Need::Growth { pages: pages - spare }) } else { map.reserve_run(pages) }
+        })
+    }
+
+    /// Whether so few pages are free that nobody should keep any for later.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight.load(Ordering::Relaxed)
+    }
+
+    /// Like [`with`](Space::with) for what never needs a larger file, so that it may run inside [`while_not_growing`](Space::while_not_growing).
     pub(crate) fn with_no_growth<T>(
         &self,
         disk: &Disk,
