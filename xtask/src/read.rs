@@ -163,7 +163,10 @@ mod tests {
             let name = match key % 4 {
                 0 => format!("{key}"),
                 1 => format!("a long prefix that many keys share {key:06}"),
-                2 => format!("a long prefix that many keys share {key:06}/and more of it {}", "x".repeat(key as usize % 90)),
+                2 => format!(
+                    "a long prefix that many keys share {key:06}/and more of it {}",
+                    "x".repeat(key as usize % 90)
+                ),
                 _ => String::from_utf8_lossy(&key.to_be_bytes()).into_owned(),
             };
             txn.insert(name, value(key, key as usize % 150))?;

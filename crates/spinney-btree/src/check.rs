@@ -19,6 +19,9 @@ pub struct CheckOptions {
     pub large_values: bool,
 }
 
+/// Keys from the first on, up to but without the second; `None` means without end.
+pub type LostKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// Something that does not fit, and where.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -27,14 +30,13 @@ pub struct Finding {
     pub error: TreeError,
     /// In which table's tree.
     pub table: TableId,
-    /// The keys that cannot be reached for it, as far as the separators above tell: from the first key on, up to but without the second.
-    /// `None` when nothing is lost.
-    pub lost: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    /// The keys that cannot be reached for it, as far as the separators above tell. `None` when nothing is lost.
+    pub lost: Option<LostKeys>,
 }
 
 impl Finding {
     /// A problem of one table, and the keys that are lost for it.
-    pub fn of(error: TreeError, table: TableId, lost: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>) -> Self {
+    pub fn of(error: TreeError, table: TableId, lost: Option<LostKeys>) -> Self {
         Self { error, table, lost }
     }
 }
@@ -184,12 +186,7 @@ impl<P: Pages> Checker<'_, P> {
     }
 
     /// Notes what is wrong with the content or cannot be read; returns other errors.
-    fn note(
-        &mut self,
-        error: TreeError,
-        table: TableId,
-        lost: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>,
-    ) -> Result<(), TreeError> {
+    fn note(&mut self, error: TreeError, table: TableId, lost: Option<LostKeys>) -> Result<(), TreeError> {
         if is_about_content(&error) {
             self.problem(Finding { error, table, lost });
             Ok(())
@@ -323,17 +320,15 @@ impl<P: Pages> Checker<'_, P> {
         after.push(0);
         let lost = (!todo.buried).then(|| (Some(key.to_vec()), Some(after)));
         let reader = LargeReader { pages: self.pages, owner: self.owner, table: todo.table };
-        if let Err(error) = reader.walk(large, Some(key), &mut |piece| pieces.push(piece)) {
-            self.note(error, todo.table, lost)?;
-        } else if self.options.large_values && !todo.buried {
-            let mut wrong = Vec::new();
-            reader.verify(large, 0, &mut |_| true, &mut |error| wrong.push(error))?;
-            for error in wrong {
-                self.note(error, todo.table, lost.clone())?;
-            }
+        let walked = reader.walk(large, Some(key), &mut |piece| pieces.push(piece));
+        let mut is_worth_reading = walked.is_ok() && self.options.large_values && !todo.buried;
+        if let Err(error) = walked {
+            self.note(error, todo.table, lost.clone())?;
         }
         for piece in pieces {
             if !self.reach(piece.start(), piece.pages(), todo.table) {
+                // Found already; and a forged file may share its chunks among any number of values.
+                is_worth_reading = false;
                 continue;
             }
             if todo.buried {
@@ -355,6 +350,14 @@ impl<P: Pages> Checker<'_, P> {
                 if let Err(why) = why {
                     self.wrong(ptr.page, todo.table, why);
                 }
+            }
+        }
+        if is_worth_reading {
+            let mut wrong = Vec::new();
+            let reader = LargeReader { pages: self.pages, owner: self.owner, table: todo.table };
+            reader.verify(large, 0, &mut |_| true, &mut |error| wrong.push(error))?;
+            for error in wrong {
+                self.note(error, todo.table, lost.clone())?;
             }
         }
         Ok(())

@@ -49,7 +49,7 @@ mod tree_mut; // one table in a transaction
 #[cfg(feature = "testing")]
 pub use crate::replay::replay_in_batches;
 pub use crate::{
-    check::{CheckOptions, CheckReport, Finding, TreeStats, check, stats},
+    check::{CheckOptions, CheckReport, Finding, LostKeys, TreeStats, check, stats},
     dump::dump_page,
     error::TreeError,
     family::{FamilyMut, FamilyTxn},
@@ -65,9 +65,10 @@ pub use crate::{
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats, FlushStats,
-    HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PageSet, PagePtr, PagedFile, Pages, Part, Pin,
-    Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, Wreck, WriteTxn,
+    AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
+    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PagePtr,
+    PageSet, PagedFile, Pages, Part, Pin, Replay, Seq, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, Wreck,
+    WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

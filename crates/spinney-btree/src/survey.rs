@@ -4,7 +4,7 @@
 //! between. It can stop anywhere and go on later, in a newer version of the tree, so that nobody holds a snapshot for long.
 
 use crate::{
-    check::{Finding, is_about_content},
+    check::{Finding, LostKeys, is_about_content},
     error::TreeError,
     graveyard::Listed,
     large::LargeReader,
@@ -182,8 +182,8 @@ impl<P: Pages> Survey<'_, '_, P> {
     fn leaf(&mut self, node: &Node<'_>, at: &Todo, from: &Cursor) -> Result<Option<Cursor>, TreeError> {
         for slot in 0..node.count() {
             let key = node.key(slot).to_vec();
-            let is_inside = at.low.as_ref().is_none_or(|low| key >= *low)
-                && at.high.as_ref().is_none_or(|high| key < *high);
+            let is_inside =
+                at.low.as_ref().is_none_or(|low| key >= *low) && at.high.as_ref().is_none_or(|high| key < *high);
             if key < from.key || !is_inside {
                 continue;
             }
@@ -244,7 +244,7 @@ impl<P: Pages> Survey<'_, '_, P> {
         Ok(None)
     }
 
-    fn lose(&mut self, error: TreeError, lost: Option<(Option<Vec<u8>>, Option<Vec<u8>>)>) -> Result<(), TreeError> {
+    fn lose(&mut self, error: TreeError, lost: Option<LostKeys>) -> Result<(), TreeError> {
         if !is_about_content(&error) {
             return Err(error);
         }

@@ -25,7 +25,6 @@ const PIECE_WORDS: usize = 64;
 const PIECE_PAGES: u64 = PIECE_WORDS as u64 * 64;
 
 /// Where the bit of a page is inside its piece.
-#[expect(clippy::cast_possible_truncation, reason = "an index below 64")]
 fn place(page: u64) -> (usize, u64) {
     ((page % PIECE_PAGES / 64) as usize, 1 << (page % 64))
 }
@@ -221,12 +220,7 @@ impl Engine {
         2
     }
 
-    fn verify_map_page(
-        &self,
-        home: Option<spinney_alloc::Home>,
-        kind: u8,
-        found: &mut dyn FnMut(FileError),
-    ) -> u64 {
+    fn verify_map_page(&self, home: Option<spinney_alloc::Home>, kind: u8, found: &mut dyn FnMut(FileError)) -> u64 {
         let Some(home) = home else { return 0 };
         read_map_page(&self.disk, home, kind).map_or_else(found, drop);
         1

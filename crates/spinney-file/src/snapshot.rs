@@ -11,6 +11,9 @@ use crate::{
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
+const FAN_OUT_U32: u32 = 16;
+const _: () = assert!(FAN_OUT == FAN_OUT_U32 as usize);
+
 /// A view that never changes, and keeps what it can reach from being reused. Cheap to clone: clones share one registration. Taking one
 /// takes no lock and waits for nobody.
 #[derive(Clone)]
@@ -72,7 +75,7 @@ impl Snapshot {
             match roots {
                 Ok(roots) => {
                     let known = (0..).zip(roots).filter(|(_, root)| root.exists());
-                    let known = known.map(|(place, _)| Owner(leaf * FAN_OUT as u32 + place));
+                    let known = known.map(|(place, _)| Owner(leaf * FAN_OUT_U32 + place));
                     owners.extend(known.filter(|&owner| self.covers(owner)));
                 }
                 Err(error) => found(error),

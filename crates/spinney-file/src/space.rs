@@ -18,6 +18,9 @@ const KEPT_PAGES_MIN: u64 = 16;
 const KEPT_PAGES_MAX: u64 = 64;
 const FILE_PAGES_PER_KEPT: u64 = 128;
 
+/// The file grows rather than that an arena gets less than this part of what it wants.
+const ARENA_PARTS: u64 = 8;
+
 fn kept_pages(file_pages: u64) -> u64 {
     (KEPT_PAGES_MIN + file_pages / FILE_PAGES_PER_KEPT).min(file_pages / 4).min(KEPT_PAGES_MAX)
 }
@@ -52,8 +55,8 @@ impl Space {
         }
     }
 
-    /// Runs `f`, which reserves up to so many pages, as many as may be had: of those that are kept for removing none when `keeps`, and when
-    /// they are all there is, no more than one at a time.
+    /// Runs `f`, which reserves up to so many pages. When only those are free that are kept for removing, and the file cannot grow, it gets
+    /// none if it `keeps` them, and else one at a time.
     ///
     /// # Errors
     /// [`FileError::Full`].
@@ -64,16 +67,21 @@ impl Space {
         keeps: bool,
         mut f: impl FnMut(&mut Allocator, u64) -> Result<T, Need>,
     ) -> Result<T, FileError> {
-        self.with(disk, |map| {
-            let spare = map.free_count().saturating_sub(kept_pages(map.file_pages()));
+        let spare = |map: &Allocator| map.free_count().saturating_sub(kept_pages(map.file_pages()));
+        let granted = self.with(disk, |map| {
+            let spare = spare(map);
             // Relaxed: whoever misses it gives up what it has a commit later.
             self.tight.store(spare == 0, Ordering::Relaxed);
-            match spare {
-                0 if keeps => Err(Need::Growth { pages: 1 }),
-                0 => f(map, 1),
-                spare => f(map, pages.min(spare)),
-            }
-        })
+            if spare < pages.div_ceil(ARENA_PARTS) { Err(Need::Growth { pages: 1 }) } else { f(map, pages.min(spare)) }
+        });
+        match granted {
+            Err(FileError::Full { bytes_wanted }) => self.with(disk, |map| match spare(map) {
+                0 if keeps => Ok(Err(FileError::Full { bytes_wanted })),
+                0 => f(map, 1).map(Ok),
+                spare => f(map, pages.min(spare)).map(Ok),
+            })?,
+            granted => granted,
+        }
     }
 
     /// The same for pages side by side, all or none.

@@ -104,9 +104,8 @@ impl Wreck {
         }
         let per_page = (page.len() - PageHeader::BYTES) / (ENTRY_BYTES * FAN_OUT) * FAN_OUT;
         let entries = (0..).zip(page[PageHeader::BYTES..].chunks_exact(ENTRY_BYTES).take(per_page));
-        let entries = entries.map(|(place, entry)| {
-            (place, entry[..64].try_into().expect("64 bytes"), Stamp(get_u64(entry, 64)))
-        });
+        let entries =
+            entries.map(|(place, entry)| (place, entry[..64].try_into().expect("64 bytes"), Stamp(get_u64(entry, 64))));
         entries.filter(|(_, _, stamp)| stamp.0 != 0).collect()
     }
 
@@ -135,9 +134,8 @@ fn whole_pages(storage: &Arc<dyn Storage>, page_bytes: usize, bytes: u64) -> u64
     let disk = Disk::new(Arc::clone(storage), page_bytes);
     let mut page = vec![0; page_bytes];
     let numbers = 0..bytes.min(PROBE_BYTES) / page_bytes as u64;
-    let is_whole = |number: &u64| {
-        disk.read(number * page_bytes as u64, &mut page).is_ok() && identity(&page, *number).is_some()
-    };
+    let is_whole =
+        |number: &u64| disk.read(number * page_bytes as u64, &mut page).is_ok() && identity(&page, *number).is_some();
     numbers.filter(is_whole).count() as u64
 }
 
@@ -149,7 +147,8 @@ impl Pages for Wreck {
 
     fn page_bytes_shared(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
         let page = self.disk.read_page(ptr, Some(owner))?;
-        let corrupt = |why| FileError::Corrupt { page: ptr.page, owner: Some(owner), at: self.disk.offset(ptr.page), why };
+        let corrupt =
+            |why| FileError::Corrupt { page: ptr.page, owner: Some(owner), at: self.disk.offset(ptr.page), why };
         (self.page_check)(&page).map_err(corrupt)?;
         Ok(page.into())
     }

@@ -6,7 +6,9 @@ use crate::{
     snapshot::{Snapshot, SnapshotPages},
 };
 use bytes::Bytes;
-use spinney_btree::{Audit, Extent, FamilyRoot, FileError, Finding, Owner, PageNo, PagePtr, PageSet, Pages, Pin, TableId};
+use spinney_btree::{
+    Audit, Extent, FamilyRoot, FileError, Finding, LostKeys, Owner, PageNo, PagePtr, PageSet, Pages, Pin, TableId,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -91,9 +93,6 @@ impl Report {
         self.node_pages + self.extent_pages + self.graveyard_pages
     }
 }
-
-/// Keys from the first on, up to but without the second; `None` means without end.
-pub type LostKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// Something that does not fit.
 #[derive(Clone, Debug)]
@@ -196,6 +195,9 @@ pub struct CheckProgress<'a> {
     /// Problems found so far.
     pub problems: u64,
 }
+
+/// Families by name.
+type NamedOwners = Vec<(String, Owner)>;
 
 type ReportProgress<'a> = Box<dyn FnMut(&CheckProgress<'_>) + 'a>;
 
@@ -315,7 +317,8 @@ impl Database {
             Some(audit) => Snapshot::of(core, audit.snapshot.clone()),
             None => self.snapshot(),
         };
-        let check = Check { pages: StoredPages(snapshot.pages().clone()), snapshot, audit, options, ..Check::new(self) };
+        let check =
+            Check { pages: StoredPages(snapshot.pages().clone()), snapshot, audit, options, ..Check::new(self) };
         check.run()
     }
 }
@@ -427,7 +430,7 @@ impl<'a> Check<'a> {
     }
 
     /// Families by name, and those that were dropped.
-    fn listed(&mut self) -> Result<(Vec<(String, Owner)>, Vec<Owner>)> {
+    fn listed(&mut self) -> Result<(NamedOwners, Vec<Owner>)> {
         let (mut families, mut dropped, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
         let names = self.snapshot.names()?;
         for found in names.families() {

@@ -33,8 +33,10 @@ mod transaction; // who takes part, and how it ends
 mod typed; // tables with types
 mod value; // bytes read
 
+#[cfg(feature = "testing")]
+pub use crate::salvage::salvage_storage;
 pub use crate::{
-    check::{CheckOptions, CheckProgress, FamilyReport, LostKeys, Problem, Report},
+    check::{CheckOptions, CheckProgress, FamilyReport, Problem, Report},
     codec::{DecodeError, KeyType, ValueType},
     database::Database,
     error::{Error, Result},
@@ -53,11 +55,9 @@ pub use crate::{
     value::Value,
 };
 pub use spinney_btree::{
-    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, PageNo, Seq,
-    SnapshotInfo, Tuning,
+    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, LostKeys, PageNo,
+    Seq, SnapshotInfo, Tuning,
 };
-#[cfg(feature = "testing")]
-pub use crate::salvage::salvage_storage;
 #[cfg(feature = "testing")]
 pub use spinney_btree::{
     CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, MemStorage,

@@ -12,7 +12,7 @@
 //! The source is opened for reading only and never written. What recovery would write stays in memory.
 
 use crate::{
-    check::{Keys, LostKeys, table_name},
+    check::{Keys, table_name},
     database::{Database, NAMES},
     error::{Error, Result},
     family::{Family, Table},
@@ -22,9 +22,9 @@ use crate::{
 };
 use bytes::Bytes;
 use spinney_btree::{
-    Create, Cursor, Durability, FamilyRoot, FileError, FileOptions, Finding, LargeSource, Met, OsFile, Owner, PageNo,
-    PagePtr, PageSet, PagedFile, Pages, Pin, Stamp, Storage, Stray, Surveyor, TableId, TreeError, TreeRoot, Wreck,
-    listed_table, page_check, replay, stray, survey, survey_stray,
+    Create, Cursor, Durability, FamilyRoot, FileError, FileOptions, Finding, LargeSource, LostKeys, Met, OsFile, Owner,
+    PageNo, PagePtr, PageSet, PagedFile, Pages, Pin, Stamp, Storage, Stray, Surveyor, TableId, TreeError, TreeRoot,
+    Wreck, listed_table, page_check, replay, stray, survey, survey_stray,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -207,7 +207,8 @@ pub fn salvage(from: impl AsRef<Path>, into: impl AsRef<Path>) -> Result<Salvage
     let (from, into) = (from.as_ref(), into.as_ref());
     let label = from.display().to_string();
     let storage = OsFile::open_read_only(from).map_err(|error| Error::from_open(error, &label, from.is_dir()))?;
-    run(Arc::new(storage), &label, |page_bytes| Options::new().page_size(page_bytes).create(into)).map(|(report, _)| report)
+    run(Arc::new(storage), &label, |page_bytes| Options::new().page_size(page_bytes).create(into))
+        .map(|(report, _)| report)
 }
 
 /// The same from a storage of the caller's into a database that `make` makes, given the page size of the source; for tests.
@@ -540,7 +541,8 @@ impl<'a> Salvage<'a> {
             None if self.source.misses_owners => self.lost_family(NAMES),
             None => {}
         }
-        let is_whole = !self.lost.contains_key(&NAMES) && self.source.roots.get(&NAMES).is_none_or(|r| r.newer_than.is_none());
+        let is_whole =
+            !self.lost.contains_key(&NAMES) && self.source.roots.get(&NAMES).is_none_or(|r| r.newer_than.is_none());
         if !is_whole {
             let strays = self.find_strays(&|owner, table, _| owner == NAMES && table == TableId::DEFAULT);
             for (owner, table, ptr) in strays {
@@ -586,7 +588,8 @@ impl<'a> Salvage<'a> {
             // A family whose root is empty has nothing, and if it has no name either it is none.
             let root = self.source.roots.get(&owner).map(|root| root.root);
             let is_named = self.names.families.contains_key(&owner);
-            if !is_named && (self.names.dropped.contains(&owner) || root.is_some_and(|root| root == FamilyRoot::EMPTY)) {
+            if !is_named && (self.names.dropped.contains(&owner) || root.is_some_and(|root| root == FamilyRoot::EMPTY))
+            {
                 continue;
             }
             self.saved_family(owner)?;
@@ -715,7 +718,8 @@ impl<'a> Salvage<'a> {
             }
             for &(_, _, ptr) in group {
                 let mut put = |key: &[u8], value: Met<'_>| {
-                    let fresh = || Writer { family: family.clone(), table: handle.clone(), txn: None, bytes: 0, records: 0 };
+                    let fresh =
+                        || Writer { family: family.clone(), table: handle.clone(), txn: None, bytes: 0, records: 0 };
                     writer.get_or_insert_with(fresh).put(key, value)
                 };
                 self.stray(owner, table, ptr, &mut put)?;
@@ -770,7 +774,9 @@ impl Names {
                 Some(b'd') => names.dropped.extend(owner(key)),
                 Some(b't') => {
                     let name = names::name_in_key(key, 5).map(str::to_owned);
-                    if let (Some(owner), Ok(name), Ok(record)) = (owner(&key[..key.len().min(5)]), name, TableRecord::decode(value)) {
+                    if let (Some(owner), Ok(name), Ok(record)) =
+                        (owner(&key[..key.len().min(5)]), name, TableRecord::decode(value))
+                    {
                         names.tables.insert((owner, TableId(record.table)), (name, record.types));
                     }
                 }

@@ -226,7 +226,8 @@ impl Scrubber {
                 stats.bytes_last_round = std::mem::take(&mut stats.bytes_this_round);
                 stats.rounds
             });
-            if self.options.rounds.is_some_and(|all| rounds >= all) || !self.shared.rest(Instant::now() + self.options.pause)
+            if self.options.rounds.is_some_and(|all| rounds >= all)
+                || !self.shared.rest(Instant::now() + self.options.pause)
             {
                 return;
             }
@@ -315,10 +316,9 @@ impl Scrubber {
             });
             let pages = StoredPages(snapshot.pages().clone());
             // Dropped since, or lost with the directory.
-            let root = root.map(|root| root.unwrap_or(TreeRoot::EMPTY)).map_err(Problem::damaged);
             root.and_then(|root| {
-                let done = survey(&pages, owner, table, root, from, &mut piece);
-                done.map_err(|error| Problem::damaged(core.lift(error)))
+                let root = root.unwrap_or(TreeRoot::EMPTY);
+                survey(&pages, owner, table, root, from, &mut piece).map_err(|error| core.lift(error))
             })
         };
         let is_over = piece.is_over || core.open().is_err();
@@ -334,8 +334,8 @@ impl Scrubber {
         }
         self.note(problems);
         self.shared.update(|state| state.stats.pieces += 1);
-        let next = next.unwrap_or_else(|problem| {
-            self.note(vec![problem]);
+        let next = next.unwrap_or_else(|error| {
+            self.note(vec![Problem::damaged(error)]);
             None
         });
         self.spend(piece.bytes)?;
@@ -400,7 +400,12 @@ impl fmt::Display for ScrubStats {
 
 impl Snapshot {
     /// The table whose number comes next behind that of `table`; graves come behind all tables.
-    fn tables_behind(&self, owner: Owner, roots: &spinney_btree::FamilyRoot, table: TableId) -> Result<Option<TableId>> {
+    fn tables_behind(
+        &self,
+        owner: Owner,
+        roots: &spinney_btree::FamilyRoot,
+        table: TableId,
+    ) -> Result<Option<TableId>> {
         let bounds = (std::ops::Bound::Excluded(table.0.to_be_bytes().to_vec()), std::ops::Bound::Unbounded);
         let pages = self.pages().clone();
         let mut listed = spinney_btree::Range::new(pages, owner, TableId::DIRECTORY, roots.tables, bounds);

@@ -8,8 +8,8 @@
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{
-    CallSet, Database, Durability, Error, Family, Fault, FaultKind, Options, PowerCut, Problem, Result, Sabotage, SimDisk,
-    Snapshot, Tuning, WriteTransaction,
+    CallSet, Database, Durability, Error, Family, Fault, FaultKind, Options, PowerCut, Problem, Result, Sabotage,
+    SimDisk, Snapshot, Tuning, WriteTransaction,
 };
 use std::{
     collections::BTreeMap,

@@ -38,7 +38,10 @@ impl Root {
         let table = Bytes(bytes);
         let field = |at| table.u64(at).context("a root is 32 bytes long");
         let root = Self { page: field(0)?, stamp: field(8)?, entries: field(16)?, height: bytes[24] };
-        ensure!(bytes.len() == 32 && bytes[26..].iter().all(|&byte| byte == 0), "reserved bytes of a root are not zero");
+        ensure!(
+            bytes.len() == 32 && bytes[26..].iter().all(|&byte| byte == 0),
+            "reserved bytes of a root are not zero"
+        );
         ensure!(root.height <= 24, "a tree of {} levels", root.height);
         Ok((root.page != 0).then_some(root))
     }
@@ -58,7 +61,8 @@ impl Reader {
         let per_table = (image.page_bytes - HEADER_BYTES) / (ENTRY_BYTES * OWNERS_PER_LEAF) * OWNERS_PER_LEAF;
         for (directory, &entry) in (0..).zip(&superblock.owners) {
             let Some(page) = current(&mut image, entry, 4)? else { continue };
-            for (table, line) in (directory * tables_per_directory..).zip(page[HEADER_BYTES..].chunks_exact(TWIN_BYTES)) {
+            for (table, line) in (directory * tables_per_directory..).zip(page[HEADER_BYTES..].chunks_exact(TWIN_BYTES))
+            {
                 let twin = Bytes(line).pairs(0, 1).context("a line of 16 bytes")?[0];
                 let Some(page) = current(&mut image, twin, 3)? else { continue };
                 let entries = page[HEADER_BYTES..].chunks_exact(ENTRY_BYTES).take(per_table);

@@ -91,11 +91,15 @@ impl Walk<'_> {
             let head = bytes.u32(heads_at + 4 * slot).context(short)?.to_be_bytes();
             let cell = bytes.u16(heads_at + 4 * count + 2 * slot).context(short)?;
             let suffix_len = bytes.u16(cell).context(short)?;
-            let (tail_at, tail_len) = (cell + if level == 0 { 4 } else { 2 + CHILD_BYTES }, suffix_len.saturating_sub(4));
+            let (tail_at, tail_len) =
+                (cell + if level == 0 { 4 } else { 2 + CHILD_BYTES }, suffix_len.saturating_sub(4));
             let tail = bytes.slice(tail_at, tail_len).context(short)?;
             let key = [prefix, &head[..suffix_len.min(4)], tail].concat();
             if level > 0 {
-                ensure!(self.last.as_ref().is_none_or(|last| *last < key), "a separator is not above the keys before it");
+                ensure!(
+                    self.last.as_ref().is_none_or(|last| *last < key),
+                    "a separator is not above the keys before it"
+                );
                 entries += self.child(page, cell + 2, level)?;
                 continue;
             }

@@ -31,7 +31,8 @@ fn fill_up(db: &Database, rng: &mut SmallRng) -> Result<u64> {
             let mut insert = || -> Result<()> {
                 let mut txn = family.begin()?;
                 for key in keys + 1..=keys + records {
-                    let len = if rng.random_ratio(1, 50) { rng.random_range(5000..9000) } else { rng.random_range(1..400) };
+                    let len =
+                        if rng.random_ratio(1, 50) { rng.random_range(5000..9000) } else { rng.random_range(1..400) };
                     txn.insert(format!("{key:08}"), value(key, len))?;
                 }
                 txn.commit_with(durability).map(drop)
@@ -115,9 +116,14 @@ fn sweep(way: Way, every: usize) {
                     break;
                 }
                 let full = disk.len().unwrap();
-                remove_half(&db, way, keys)
-                    .unwrap_or_else(|e| panic!("{what}: removing from {keys} keys: {e}\n{}", db.stats().unwrap().space));
-                while db.maintain(1000).unwrap_or_else(|e| panic!("{what}: freeing: {e}\n{}", db.stats().unwrap().space)) > 0 {}
+                remove_half(&db, way, keys).unwrap_or_else(|e| {
+                    panic!("{what}: removing from {keys} keys: {e}\n{}", db.stats().unwrap().space)
+                });
+                while db
+                    .maintain(1000)
+                    .unwrap_or_else(|e| panic!("{what}: freeing: {e}\n{}", db.stats().unwrap().space))
+                    > 0
+                {}
                 db.checkpoint().unwrap_or_else(|e| panic!("{what}: a checkpoint needs no space: {e}"));
                 assert!(disk.len().unwrap() <= full, "{what}: the file grew");
                 let report = db.check().unwrap();

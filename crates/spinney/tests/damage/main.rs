@@ -55,14 +55,10 @@ fn headers(bytes: &[u8], page_size: usize) -> Vec<Header> {
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
     let half = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
     let pages = (0u64..).zip(bytes.chunks_exact(page_size));
-    let whole = pages.filter(|(number, page)| word(&page[..8]) == checksum(&page[8..]) && word(&page[8..16]) == *number);
+    let whole =
+        pages.filter(|(number, page)| word(&page[..8]) == checksum(&page[8..]) && word(&page[8..16]) == *number);
     whole
-        .map(|(page, bytes)| Header {
-            page,
-            owner: half(&bytes[24..28]),
-            kind: bytes[28],
-            table: half(&bytes[32..36]),
-        })
+        .map(|(page, bytes)| Header { page, owner: half(&bytes[24..28]), kind: bytes[28], table: half(&bytes[32..36]) })
         .collect()
 }
 

@@ -24,7 +24,11 @@ fn saved(disk: &SimDisk) -> Result<(SalvageReport, World)> {
     let (report, db) = salvage(&disk)?;
     assert!(contents(&disk) == before, "the source was written");
     let counts = disk.counts();
-    assert_eq!(counts.write_vectored_at + counts.write_sync + counts.allocate + counts.set_len, 0, "the source was written");
+    assert_eq!(
+        counts.write_vectored_at + counts.write_sync + counts.allocate + counts.set_len,
+        0,
+        "the source was written"
+    );
     assert!(db.check()?.is_sound());
     Ok((report, world_of(&db)?))
 }
@@ -192,18 +196,26 @@ fn what_says_where_things_are_may_be_gone() -> Result<()> {
             let pages = |disk: &SimDisk, pages: &[u64]| pages.iter().for_each(|&page| spoil(disk, page, page_size));
             case("first superblock", &|disk| write(disk, 0, &[7; 300]), true);
             case("second superblock", &|disk| write(disk, 4096, &[7; 300]), true);
-            case("both superblocks", &|disk| {
-                write(disk, 0, &zeros);
-                write(disk, 4096, &zeros);
-            }, false);
+            case(
+                "both superblocks",
+                &|disk| {
+                    write(disk, 0, &zeros);
+                    write(disk, 4096, &zeros);
+                },
+                false,
+            );
             case("both superblocks, garbage", &|disk| write(disk, 0, &[7; 8192]), false);
             case("map", &|disk| pages(disk, &of_kind(&[1, 2])), false);
             case("owner table", &|disk| pages(disk, &of_kind(&[3])), false);
             case("owner directory", &|disk| pages(disk, &of_kind(&[4])), false);
-            case("owners and superblocks", &|disk| {
-                pages(disk, &of_kind(&[3, 4]));
-                write(disk, 0, &[7; 8192]);
-            }, false);
+            case(
+                "owners and superblocks",
+                &|disk| {
+                    pages(disk, &of_kind(&[3, 4]));
+                    write(disk, 0, &[7; 8192]);
+                },
+                false,
+            );
             case("log", &|disk| log.iter().for_each(|&block| write(disk, block * 4096, &[7; 200])), false);
             for (what, disk, complete) in cases {
                 let what = format!("{what}, pages of {page_size}, with log: {with_log}");
@@ -214,7 +226,8 @@ fn what_says_where_things_are_may_be_gone() -> Result<()> {
                     let saved = found.get(place).unwrap_or_else(|| panic!("{what}: no {place:?}\n{report}"));
                     for (key, value) in entries {
                         let newer = world.get(place).and_then(|entries| entries.get(key));
-                        let saved = saved.get(key).unwrap_or_else(|| panic!("{what}: {place:?} lacks {key:?}\n{report}"));
+                        let saved =
+                            saved.get(key).unwrap_or_else(|| panic!("{what}: {place:?} lacks {key:?}\n{report}"));
                         assert!(saved == value || Some(saved) == newer, "{what}: {place:?} has an old value\n{report}");
                     }
                 }
@@ -245,7 +258,10 @@ fn a_log_damaged_in_the_middle_is_followed_up_to_there() -> Result<()> {
         assert!(matches!(report.opened, Opened::Usually | Opened::Leniently { .. }), "block {block}: {report}");
         // A prefix of the commits: nothing but what the last ones did is missing.
         for (place, entries) in &found {
-            assert!(entries.iter().all(|(key, value)| world[place].get(key) == Some(value)), "block {block}: {place:?}");
+            assert!(
+                entries.iter().all(|(key, value)| world[place].get(key) == Some(value)),
+                "block {block}: {place:?}"
+            );
         }
     }
     println!("{refused} damaged logs were refused, {whole} files were saved whole");
@@ -283,7 +299,10 @@ fn any_damage_leads_to_a_report_or_an_error() -> Result<()> {
                 }
             }
             Err(error) => {
-                assert!(matches!(error, Error::NotADatabase { .. } | Error::NewerVersion { .. }), "seed {seed}: {error}");
+                assert!(
+                    matches!(error, Error::NotADatabase { .. } | Error::NewerVersion { .. }),
+                    "seed {seed}: {error}"
+                );
                 errors += 1;
             }
         }

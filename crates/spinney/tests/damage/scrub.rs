@@ -37,7 +37,9 @@ fn rot_on_the_storage_is_found_behind_the_cache() -> Result<()> {
         assert_eq!((stats.rounds, stats.problems), (1, problems.len() as u64));
         let Some(problem) = problems.first() else { continue };
         assert_eq!(problems.len(), 1, "page {}: {problems:?}", header.page);
-        let Problem::Damaged { error: Error::Corrupt { page, at, .. }, table, .. } = problem else { panic!("{problem}") };
+        let Problem::Damaged { error: Error::Corrupt { page, at, .. }, table, .. } = problem else {
+            panic!("{problem}")
+        };
         assert_eq!((page.get(), *at), (header.page, header.page * page_size as u64));
         assert_eq!(table.is_some(), header.kind >= 16, "{problem}");
         assert_eq!(db.stats()?.scrub.expect("its handle lives").problems, 1);
@@ -92,7 +94,9 @@ fn writers_do_not_notice_it_and_it_does_not_mind_them() -> Result<()> {
                         }
                         txn.insert("large", value(round, 70_000))?;
                         if round % 9 == 0 {
-                            txn.remove_range(format!("key {:06}", round % 2500)..format!("key {:06}", round % 2500 + 200))?;
+                            txn.remove_range(
+                                format!("key {:06}", round % 2500)..format!("key {:06}", round % 2500 + 200),
+                            )?;
                         }
                         txn.commit()?;
                     }
