@@ -159,17 +159,14 @@ mod tests {
         let main = db.family("main")?;
         let typed = main.typed_table::<u64, String>("numbers")?;
         let mut txn = main.begin()?;
-        for key in 0..4000_u64 {
+        for (key, number) in (0..4000_u64).zip(0..) {
             let name = match key % 4 {
                 0 => format!("{key}"),
                 1 => format!("a long prefix that many keys share {key:06}"),
-                2 => format!(
-                    "a long prefix that many keys share {key:06}/and more of it {}",
-                    "x".repeat(key as usize % 90)
-                ),
+                2 => format!("a long prefix that many keys share {key:06}/and more of it {}", "x".repeat(number % 90)),
                 _ => String::from_utf8_lossy(&key.to_be_bytes()).into_owned(),
             };
-            txn.insert(name, value(key, key as usize % 150))?;
+            txn.insert(name, value(key, number % 150))?;
         }
         txn.insert("", "the empty key")?;
         txn.insert("nothing", "")?;
@@ -220,7 +217,7 @@ mod tests {
             let found = found.unwrap_or_else(|error| panic!("{page_size}: {error:#}"));
             assert_eq!(found, wanted, "{page_size}");
             assert_eq!(told, wanted.iter().map(|table| table.records).sum::<u64>());
-            assert!(wanted.len() as u32 >= families, "{page_size}");
+            assert!(wanted.len() as u64 >= u64::from(families), "{page_size}");
         }
     }
 
