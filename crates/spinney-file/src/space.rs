@@ -1,6 +1,11 @@
 //! The allocator with its I/O: loads map pages when they are first needed, and grows the file.
 
-use crate::{disk::Disk, error::FileError, owners::NO_OWNER, page::PagePtr};
+use crate::{
+    disk::Disk,
+    error::{FileError, IoOp},
+    owners::NO_OWNER,
+    page::PagePtr,
+};
 use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,11 +80,14 @@ impl Space {
             if spare < pages.div_ceil(ARENA_PARTS) { Err(Need::Growth { pages: 1 }) } else { f(map, pages.min(spare)) }
         });
         match granted {
-            Err(FileError::Full { bytes_wanted }) => self.with(disk, |map| match spare(map) {
-                0 if keeps => Ok(Err(FileError::Full { bytes_wanted })),
-                0 => f(map, 1).map(Ok),
-                spare => f(map, pages.min(spare)).map(Ok),
-            })?,
+            // Whatever keeps the file from growing, what is free will do.
+            Err(error @ (FileError::Full { .. } | FileError::Io { op: IoOp::Allocate, .. })) => {
+                self.with(disk, |map| match spare(map) {
+                    0 if keeps => Ok(Err(error.clone())),
+                    0 => f(map, 1).map(Ok),
+                    spare => f(map, pages.min(spare)).map(Ok),
+                })?
+            }
             granted => granted,
         }
     }
