@@ -4,15 +4,15 @@
 //! difference between the two shows here. It takes no lock and writes nothing; a database that is in use
 //! may change while it is read. A damaged file is shown as far as it can be.
 
-mod bytes; // numbers out of bytes that may be too few
+pub(crate) mod bytes; // numbers out of bytes that may be too few
 mod effects; // what small commits did
-mod image; // the file, its pages and their checksums
-mod log; // groups and their records
+pub(crate) mod image; // the file, its pages and their checksums
+pub(crate) mod log; // groups and their records
 mod map; // which pages are free
 mod node; // leaves and branches
 mod owners; // where families begin
 mod page; // any page, by its number
-mod superblock; // where everything else begins
+pub(crate) mod superblock; // where everything else begins
 
 use crate::dump::{image::Image, superblock::Superblock};
 use anyhow::{Context, bail};

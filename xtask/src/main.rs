@@ -11,6 +11,7 @@ mod crash; // is nothing acknowledged ever lost
 mod dump; // what is in a file
 mod layers; // do the crates point one way
 mod package; // does what is published work for a stranger
+mod read; // every record, without the engine
 mod step; // one child process: announced, run, timed
 mod test; // does everything the README promises hold
 mod tidy; // rules of the house that no compiler knows
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Shows what a database file holds, or one of its pages, for people; writes nothing
     Dump(dump::Arguments),
+    /// Lists every family, table and record of a closed database, decoded from the documented format alone; writes nothing
+    Read(read::Arguments),
     /// Packages the four crates and runs the READMEs' programs against the packages
     Package,
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Crash(arguments) => crash::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Dump(arguments) => dump::run(&arguments),
+        Command::Read(arguments) => read::run(&arguments),
         Command::Package => package::run(),
     };
     // The chain of causes only: where in xtask it was noticed helps nobody.

@@ -34,6 +34,7 @@ mod commit; // what commits allocated and freed
 
 mod checkpoint; // the durable map moves on, and pages become free
 
+mod audit; // what is in use, to be compared
 mod reclaim; // space and memory that go back
 mod stats; // where the pages are
 
@@ -52,6 +53,7 @@ struct Readme;
 pub use crate::{
     allocator::{Allocator, Home},
     arena::Arena,
+    audit::Which,
     checkpoint::Protect,
     commit::{Delta, Freed},
     error::{MapError, Need, ReplayError},

@@ -9,14 +9,36 @@ use crate::{
     run::KeyRef,
     seal,
 };
-use spinney_file::{Extent, FileError, Owner, PageNo, PagePtr, Pages, Stamp};
-use std::{cmp::Ordering, collections::HashMap};
+use spinney_file::{Extent, FileError, IoOp, Owner, PageNo, PagePtr, PageSet, Pages, Stamp};
+use std::cmp::Ordering;
 
 /// How thorough a check is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckOptions {
     /// Also read the bytes of large values and verify the checksum of each 64 KiB.
     pub large_values: bool,
+}
+
+/// Keys from the first on, up to but without the second; `None` means without end.
+pub type LostKeys = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Something that does not fit, and where.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What is wrong; says which page, unless it is a root.
+    pub error: TreeError,
+    /// In which table's tree.
+    pub table: TableId,
+    /// The keys that cannot be reached for it, as far as the separators above tell. `None` when nothing is lost.
+    pub lost: Option<LostKeys>,
+}
+
+impl Finding {
+    /// A problem of one table, and the keys that are lost for it.
+    pub fn of(error: TreeError, table: TableId, lost: Option<LostKeys>) -> Self {
+        Self { error, table, lost }
+    }
 }
 
 /// What a check found.
@@ -36,13 +58,17 @@ pub struct CheckReport {
     pub extent_pages: u64,
     /// Pages of all sorts that wait in the graveyard.
     pub graveyard_pages: u64,
+    /// Levels of the highest tree.
+    pub levels: u8,
     /// What does not fit, at most [`CheckReport::PROBLEMS_MAX`] of them.
-    pub problems: Vec<TreeError>,
+    pub problems: Vec<Finding>,
+    /// How many problems more there are.
+    pub problems_unlisted: u64,
 }
 
 impl CheckReport {
     /// No more problems than these are listed.
-    pub const PROBLEMS_MAX: usize = 100;
+    pub const PROBLEMS_MAX: usize = 1000;
 
     /// Whether nothing was wrong.
     pub fn is_sound(&self) -> bool {
@@ -59,8 +85,8 @@ impl CheckReport {
 /// extent that it reaches with its birth, each once. Linear in the pages, with one bit of memory per page.
 ///
 /// # Errors
-/// Those that are not about the content of the family: the file is closed, a system call failed. What is wrong with the
-/// content is listed in the report.
+/// Those that are not about the content of the family: the file is closed. What is wrong with the content, or cannot be read, is
+/// listed in the report, each with the keys that are lost for it.
 pub fn check<P: Pages>(
     pages: &P,
     owner: Owner,
@@ -116,6 +142,7 @@ struct Checker<'a, P> {
 
 impl<P: Pages> Checker<'_, P> {
     fn tree(&mut self, root: &TreeRoot, table: TableId) {
+        self.report.levels = self.report.levels.max(root.height());
         self.todo.extend(root.ptr().map(|ptr| Todo {
             ptr,
             level: root.height() - 1,
@@ -145,24 +172,26 @@ impl<P: Pages> Checker<'_, P> {
         });
     }
 
-    fn problem(&mut self, error: TreeError) {
+    fn problem(&mut self, finding: Finding) {
         if self.report.problems.len() < CheckReport::PROBLEMS_MAX {
-            self.report.problems.push(error);
+            self.report.problems.push(finding);
+        } else {
+            self.report.problems_unlisted += 1;
         }
     }
 
     fn wrong(&mut self, page: PageNo, table: TableId, why: &'static str) {
-        self.problem(TreeError::Corrupt { page, owner: self.owner, table, why });
+        let error = TreeError::Corrupt { page, owner: self.owner, table, why };
+        self.problem(Finding { error, table, lost: None });
     }
 
-    /// Notes a problem of the content; returns other errors.
-    fn note(&mut self, error: TreeError) -> Result<(), TreeError> {
-        match error {
-            TreeError::File(FileError::Corrupt { .. }) | TreeError::Corrupt { .. } | TreeError::BadRoot { .. } => {
-                self.problem(error);
-                Ok(())
-            }
-            error => Err(error),
+    /// Notes what is wrong with the content or cannot be read; returns other errors.
+    fn note(&mut self, error: TreeError, table: TableId, lost: Option<LostKeys>) -> Result<(), TreeError> {
+        if is_about_content(&error) {
+            self.problem(Finding { error, table, lost });
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 
@@ -192,13 +221,12 @@ impl<P: Pages> Checker<'_, P> {
         }
         let page = match self.pages.page_bytes_shared(self.owner, ptr) {
             Ok(page) => page,
-            Err(error) => return self.note(error.into()),
+            Err(error) => return self.lose(todo, error.into()),
         };
         let node = match seal::check(&page, ptr.stamp).and_then(|()| Node::open(&page, table, level)) {
             Ok(node) => node,
             Err(why) => {
-                self.wrong(ptr.page, table, why);
-                return Ok(());
+                return self.lose(todo, TreeError::Corrupt { page: ptr.page, owner: self.owner, table, why });
             }
         };
         if !seal::unused_is_zero(&page) {
@@ -218,6 +246,12 @@ impl<P: Pages> Checker<'_, P> {
         }
         self.bounds(todo, &node);
         if node.is_leaf() { self.leaf(todo, &node) } else { self.branch(todo, &node) }
+    }
+
+    /// What is below a node cannot be reached.
+    fn lose(&mut self, todo: &Todo, error: TreeError) -> Result<(), TreeError> {
+        let lost = (!todo.buried).then(|| (todo.low.clone(), todo.high.clone()));
+        self.note(error, todo.table, lost)
     }
 
     /// The keys are where the separators above say.
@@ -282,12 +316,19 @@ impl<P: Pages> Checker<'_, P> {
 
     fn large(&mut self, todo: &Todo, key: &[u8], large: LargeRef) -> Result<(), TreeError> {
         let mut pieces: Vec<Piece> = Vec::new();
+        let mut after = key.to_vec();
+        after.push(0);
+        let lost = (!todo.buried).then(|| (Some(key.to_vec()), Some(after)));
         let reader = LargeReader { pages: self.pages, owner: self.owner, table: todo.table };
-        if let Err(error) = reader.walk(large, Some(key), self.options.large_values, &mut |piece| pieces.push(piece)) {
-            self.note(error)?;
+        let walked = reader.walk(large, Some(key), &mut |piece| pieces.push(piece));
+        let mut is_worth_reading = walked.is_ok() && self.options.large_values && !todo.buried;
+        if let Err(error) = walked {
+            self.note(error, todo.table, lost.clone())?;
         }
         for piece in pieces {
             if !self.reach(piece.start(), piece.pages(), todo.table) {
+                // Found already; and a forged file may share its chunks among any number of values.
+                is_worth_reading = false;
                 continue;
             }
             if todo.buried {
@@ -296,33 +337,45 @@ impl<P: Pages> Checker<'_, P> {
                 self.report.extent_pages += piece.pages();
             }
             if let Piece::Page(ptr) = piece {
-                let page = self.pages.page_bytes_shared(self.owner, ptr)?;
-                if let Err(why) = seal::check(&page, ptr.stamp) {
+                let why = match self.pages.page_bytes_shared(self.owner, ptr) {
+                    Ok(page) => seal::check(&page, ptr.stamp).and_then(|()| match seal::unused_is_zero(&page) {
+                        true => Ok(()),
+                        false => Err("bytes that belong to nothing are not zero"),
+                    }),
+                    Err(error) => {
+                        self.note(error.into(), todo.table, None)?;
+                        Ok(())
+                    }
+                };
+                if let Err(why) = why {
                     self.wrong(ptr.page, todo.table, why);
-                } else if !seal::unused_is_zero(&page) {
-                    self.wrong(ptr.page, todo.table, "bytes that belong to nothing are not zero");
                 }
+            }
+        }
+        if is_worth_reading {
+            let mut wrong = Vec::new();
+            let reader = LargeReader { pages: self.pages, owner: self.owner, table: todo.table };
+            reader.verify(large, 0, &mut |_| true, &mut |error| wrong.push(error))?;
+            for error in wrong {
+                self.note(error, todo.table, lost.clone())?;
             }
         }
         Ok(())
     }
 }
 
-/// Page numbers, one bit each, in blocks that exist once touched.
-#[derive(Debug, Default)]
-struct PageSet {
-    blocks: HashMap<u64, Box<[u64; 512]>>,
-}
-
-impl PageSet {
-    /// `false` when it was there already.
-    fn insert(&mut self, page: u64) -> bool {
-        let block = self.blocks.entry(page >> 15).or_insert_with(|| Box::new([0; 512]));
-        let word = &mut block[(page >> 6 & 511) as usize];
-        let bit = 1 << (page & 63);
-        let is_new = *word & bit == 0;
-        *word |= bit;
-        is_new
+/// Whether an error is about what some place of the file holds, or that it cannot be read: others places may be better.
+pub(crate) fn is_about_content(error: &TreeError) -> bool {
+    match error {
+        TreeError::Corrupt { .. } | TreeError::BadRoot { .. } => true,
+        TreeError::File(error) => matches!(
+            error,
+            FileError::Corrupt { .. }
+                | FileError::Damaged { .. }
+                | FileError::Truncated { .. }
+                | FileError::Io { op: IoOp::Read, .. }
+        ),
+        _ => false,
     }
 }
 
@@ -370,7 +423,7 @@ pub fn stats<P: Pages>(pages: &P, owner: Owner, table: TableId, root: TreeRoot) 
         leaf_bytes += held;
         for slot in 0..if node.with_extents() > 0 { node.count() } else { 0 } {
             if let Stored::Large(large) = node.value(slot) {
-                reader.walk(large, None, false, &mut |piece| out.extent_pages += piece.pages())?;
+                reader.walk(large, None, &mut |piece| out.extent_pages += piece.pages())?;
             }
         }
     }

@@ -5,6 +5,7 @@
 //! lies in the head itself when there is room, so a value a little larger than a leaf takes costs one page.
 
 use crate::{
+    check::is_about_content,
     error::TreeError,
     limits::Limits,
     node::{LargeRef, get_u16, get_u32, get_u64, layout::*},
@@ -226,6 +227,12 @@ pub(crate) fn check_page(page: &[u8], stamp: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The key and the length of the value that a head begins. The page has passed [`check_page`].
+pub(crate) fn value_of_head(page: &[u8]) -> (&[u8], u64) {
+    let head = Head { page };
+    (head.key(), head.bytes())
+}
+
 /// Whether every byte after the last used one is zero. The page has passed [`check_page`].
 pub(crate) fn unused_is_zero(page: &[u8]) -> bool {
     let head = Head { page };
@@ -332,12 +339,40 @@ impl<P: Pages> LargeReader<'_, P> {
         Ok(read)
     }
 
-    /// Visits everything the value has, its head last. With `key`, the head must name it; `verify` reads the chunks too.
+    /// Reads the chunks from number `first` on and tells of each that is not what its checksum says, or cannot be read. `go_on` is told
+    /// the bytes of each and says whether to continue; returns the chunk to go on with, or `None` at the end.
+    pub(crate) fn verify(
+        &self,
+        large: LargeRef,
+        first: u64,
+        go_on: &mut dyn FnMut(u64) -> bool,
+        wrong: &mut dyn FnMut(TreeError),
+    ) -> Result<Option<u64>, TreeError> {
+        let page = self.pages.page_bytes_shared(self.owner, large.head)?;
+        let head = Head::open(&page, self.table, large).map_err(|why| self.corrupt(large.head.page, why))?;
+        let plan = head.plan();
+        let body_bytes = large.bytes - plan.rest as u64;
+        let mut lists = Lists::new(self, head, large);
+        for i in first..plan.chunks as u64 {
+            let chunk = lists.chunk(i)?;
+            let bytes = CHUNK_BYTES.min(body_bytes - i * CHUNK_BYTES);
+            match self.chunk(chunk, bytes) {
+                Ok(_) => {}
+                Err(error) if is_about_content(&error) => wrong(error),
+                Err(error) => return Err(error),
+            }
+            if !go_on(bytes) && i + 1 < plan.chunks as u64 {
+                return Ok(Some(i + 1));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Visits everything the value has, its head last. With `key`, the head must name it. Reads head and lists, not the chunks.
     pub(crate) fn walk(
         &self,
         large: LargeRef,
         key: Option<&[u8]>,
-        verify: bool,
         visit: &mut dyn FnMut(Piece),
     ) -> Result<(), TreeError> {
         let page = self.pages.page_bytes_shared(self.owner, large.head)?;
@@ -353,9 +388,6 @@ impl<P: Pages> LargeReader<'_, P> {
         for i in 0..plan.chunks as u64 {
             let chunk = lists.chunk(i)?;
             let bytes = CHUNK_BYTES.min(body_bytes - i * CHUNK_BYTES);
-            if verify {
-                self.chunk(chunk, bytes)?;
-            }
             let pages = bytes.div_ceil(page_bytes);
             run = match run {
                 Some((start, so_far)) if !chunk.begins_extent => {

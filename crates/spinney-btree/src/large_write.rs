@@ -123,8 +123,7 @@ fn read_exact(value: &mut dyn Read, into: &mut [u8]) -> Result<(), TreeError> {
 /// Frees everything a large value has, and says how many pages that were.
 pub(crate) fn free(part: &mut Part, table: TableId, large: LargeRef) -> Result<u64, TreeError> {
     let mut pieces = Vec::new();
-    LargeReader { pages: &*part, owner: part.owner(), table }
-        .walk(large, None, false, &mut |piece| pieces.push(piece))?;
+    LargeReader { pages: &*part, owner: part.owner(), table }.walk(large, None, &mut |piece| pieces.push(piece))?;
     for piece in &pieces {
         match *piece {
             Piece::Raw(start, pages) => part.free_extent(start, pages),

@@ -380,6 +380,27 @@ impl<'a> Over<'a> {
     }
 }
 
+/// Tells of what stands above one table's pages, in order of keys: values, and that keys are deleted. What pages say of these keys is
+/// outdated.
+///
+/// # Errors
+/// What `visit` returns.
+pub fn above<E>(
+    pages: &impl Pages,
+    owner: Owner,
+    table: TableId,
+    mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
+) -> Result<(), E> {
+    let over = Over::of(pages, owner, table);
+    let mut start: Bound<Bytes> = Bound::Unbounded;
+    loop {
+        let some = over.first_in((start.as_ref().map(|key| &key[..]), Bound::Unbounded));
+        let Some((last, _)) = some.last() else { return Ok(()) };
+        start = Bound::Excluded(last.clone());
+        some.iter().try_for_each(|(key, known)| visit(key, known.as_deref()))?;
+    }
+}
+
 impl Change {
     fn change(&self) -> i64 {
         i64::from(self.known.is_some()) - i64::from(self.existed)

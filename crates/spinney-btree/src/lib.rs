@@ -32,6 +32,7 @@ mod seal; // the check a page passes once
 // how trees are read,
 mod check; // everything pages promise each other
 mod range; // in order, from both ends
+mod survey; // in order, behind damage
 mod tree; // by key
 
 // what is not in pages yet,
@@ -52,24 +53,26 @@ mod sweep; // many changes in key order
 mod tree_mut; // one table in a transaction
 
 pub use crate::{
-    check::{CheckOptions, CheckReport, TreeStats, check, stats},
+    check::{CheckOptions, CheckReport, Finding, LostKeys, TreeStats, check, stats},
     dump::dump_page,
     error::TreeError,
     family::{FamilyMut, FamilyTxn},
     graveyard::Grave,
-    layers::SMALL_COMMITS,
+    layers::{SMALL_COMMITS, above},
     limits::Limits,
     range::{Borrowed, Bounds, Range, Value},
     root::{FamilyRoot, TableId, TreeRoot},
     seal::page_check,
+    survey::{Cursor, LargeSource, Met, Stray, Surveyor, listed_table, stray, survey, survey_stray},
     tree::Tree,
     tree_mut::TreeMut,
 };
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
-    Above, AllocStats, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
-    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, Owner, PageNo, PagePtr, PagedFile, Pages, Part,
-    Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait, WriteTxn,
+    Above, AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
+    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PagePtr,
+    PageSet, PagedFile, Pages, Part, Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait,
+    Wreck, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

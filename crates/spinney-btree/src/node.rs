@@ -27,7 +27,7 @@ use std::cmp::Ordering;
 /// | 50 |    6 | reserved     | zero                                                                             |
 /// | 56 |   20 | first child  | branch only: a child record (below), for keys below the first separator          |
 /// |    |      | prefix       | what every key begins with, stored once; beside the heads, which are read next   |
-/// |    |  4 n | heads        | per slot the 4 bytes of its key after the prefix, as a number, zero-padded       |
+/// |    |  4 n | heads        | per slot the 4 bytes of its key after the prefix, the first one the highest of a number, zero-padded |
 /// |    |  2 n | offsets      | per slot where its cell begins                                                   |
 ///
 /// Slots are in strictly ascending order of their keys. A branch's slot holds a separator and the child for keys from it

@@ -84,6 +84,7 @@ impl<'a> TreeMut<'a> {
     /// the transaction is [`Broken`](TreeError::Broken).
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<bool, TreeError> {
         self.check_limits(key, value.len() as u64)?;
+        self.part.adds();
         if self.stays_small(key.len() + value.len())? {
             return self.put(key, Some(value));
         }
@@ -97,6 +98,7 @@ impl<'a> TreeMut<'a> {
     /// As for [`insert`](Self::insert); [`TreeError::Source`] when the reader fails or ends early.
     pub fn insert_reader(&mut self, key: &[u8], value_bytes: u64, value: &mut dyn Read) -> Result<bool, TreeError> {
         let limits = self.check_limits(key, value_bytes)?;
+        self.part.adds();
         if value_bytes <= PIECE_BYTES_MAX as u64 || limits.is_inline(key.len(), value_bytes) {
             self.txn.intact()?;
             let mut bytes = vec![0; usize::try_from(value_bytes).expect("a short value")];
@@ -165,6 +167,7 @@ impl<'a> TreeMut<'a> {
         self.enter_pages()?;
         let last_key = self.read().last()?.map(|(key, _)| key.to_vec());
         let limits = Limits::new(self.part.page_bytes());
+        self.part.adds();
         self.change(|edit| {
             *edit.broken = true;
             let mut appender = Appender::new(last_key);

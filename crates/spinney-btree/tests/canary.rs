@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use spinney_btree::{CheckOptions, FamilyRoot, PagePtr, TableId, TreeError, check};
+use spinney_btree::{CheckOptions, FamilyRoot, Finding, PagePtr, TableId, TreeError, check};
 
 const LEAF: u8 = 16;
 const BRANCH: u8 = 17;
@@ -32,7 +32,7 @@ fn check_after(kind: u8, spoil: impl Fn(&mut [u8])) -> Vec<&'static str> {
     let victim = pages.into_iter().find(|&ptr| part.page_mut(ptr)[28] == kind).unwrap();
     spoil(part.page_mut(victim));
     let report = check(part, OWNER, &root, CheckOptions::default(), &mut |_, _| {}).unwrap();
-    let why = |problem| match problem {
+    let why = |problem: Finding| match problem.error {
         TreeError::Corrupt { why, .. } => why,
         other => panic!("{other}"),
     };

@@ -132,7 +132,7 @@ fn read_everything(bed: &Bed) -> Result<(), TreeError> {
         }
     }
     let report = check(&bed.file, OWNER, &root, CheckOptions { large_values: true }, &mut |_, _| {})?;
-    outcome.and(report.problems.into_iter().next().map_or(Ok(()), Err))
+    outcome.and(report.problems.into_iter().next().map_or(Ok(()), |finding| Err(finding.error)))
 }
 
 fn write_everything(bed: &mut Bed, random: &mut Random) -> Result<(), TreeError> {

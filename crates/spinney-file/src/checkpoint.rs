@@ -15,12 +15,15 @@ use crate::{
     pipeline::{Cut, Goal, set_root},
     space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
     superblock::{SLOT_AT, Superblock},
-    version::leaf_of,
+    version::{Version, leaf_of},
 };
 use parking_lot::{Mutex, MutexGuard};
 use spinney_alloc::{Extent, PageNo, Seq, Stamp};
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -47,7 +50,7 @@ pub(crate) struct Checkpoints {
 #[derive(Debug)]
 pub(crate) struct Turn {
     /// The newest durable checkpoint's.
-    superblock: Superblock,
+    pub(crate) superblock: Superblock,
     /// Merges that a checkpoint made and then failed.
     pub(crate) unfinished: Unfinished,
 }
@@ -101,11 +104,16 @@ impl Engine {
         if served() {
             return Ok(turn.superblock.seq);
         }
+        self.checkpoint_in_turn(&mut turn).map(|(seq, _)| seq)
+    }
+
+    /// Makes a checkpoint for whoever has the turn; returns what it covers, and the version it is of.
+    pub(crate) fn checkpoint_in_turn(&self, turn: &mut Turn) -> Result<(Seq, Arc<Version>), FileError> {
         if self.pipeline.is_poisoned() {
             return Err(FileError::Poisoned);
         }
         let begun = Instant::now();
-        let done = self.run_checkpoint(&mut turn);
+        let done = self.run_checkpoint(turn);
         match &done {
             Ok(_) => {
                 self.checkpoints.finished.fetch_add(1, Ordering::AcqRel);
@@ -116,7 +124,7 @@ impl Engine {
         done
     }
 
-    fn run_checkpoint(&self, turn: &mut Turn) -> Result<Seq, FileError> {
+    fn run_checkpoint(&self, turn: &mut Turn) -> Result<(Seq, Arc<Version>), FileError> {
         let number = self.draw_checkpoint_number(turn.superblock.number);
         let (layout, grown) = self.enlarged_log()?;
         let record = Record::Checkpoint { log: layout.extents().to_vec() }.encode();
@@ -147,20 +155,32 @@ impl Engine {
                 map.begin_checkpoint(cut.seq);
                 map.save_as(number);
             });
-            let saved = self.save(turn, number, &layout, &cut);
-            saved.inspect_err(|_| self.space.map(|map| map.fail_checkpoint()))
+            let version = self.merged_version(turn, &mut cut);
+            let saved = self.save(turn, number, &layout, &cut, &version);
+            let saved = saved.inspect_err(|_| self.space.map(|map| map.fail_checkpoint()))?;
+            Ok((saved, version))
         });
         match saved {
-            Ok((superblock, owners)) => {
+            Ok(((superblock, owners), version)) => {
                 self.finish(turn, superblock, owners);
                 self.anchor()?;
-                Ok(cut.seq)
+                Ok((cut.seq, Arc::new(version)))
             }
             Err(error) => {
                 self.pipeline.take_back(cut);
                 Err(error)
             }
         }
+    }
+
+    /// The cut's version with everything in pages.
+    fn merged_version(&self, turn: &Turn, cut: &mut Cut) -> Version {
+        let mut version = (*cut.version).clone();
+        for (&owner, merged) in &turn.unfinished {
+            set_root(&mut version, &self.owners, owner, Some(merged.root), None);
+            cut.changed.insert(self.owners.page_of(leaf_of(owner)));
+        }
+        version
     }
 
     /// Everything up to and including the durable superblock.
@@ -170,12 +190,8 @@ impl Engine {
         number: u64,
         layout: &RingLayout,
         cut: &Cut,
+        version: &Version,
     ) -> Result<(Superblock, SavedOwners), FileError> {
-        let (mut version, mut changed) = ((*cut.version).clone(), cut.changed.clone());
-        for (&owner, merged) in &turn.unfinished {
-            set_root(&mut version, &self.owners, owner, Some(merged.root), None);
-            changed.insert(self.owners.page_of(leaf_of(owner)));
-        }
         self.wait(cut.seq, Goal::Durable)?;
         let position = self.pipeline.cut_position(cut.seq);
 
@@ -183,7 +199,7 @@ impl Engine {
             self.space.satisfy(&self.disk, need)?;
         }
         let used_end = self.space.with(&self.disk, |map| map.durable_used_end())?;
-        let owners = self.owners.save(&self.disk, &self.options, &version, &changed, number)?;
+        let owners = self.owners.save(&self.disk, &self.options, version, &cut.changed, number)?;
         let mut live = LiveMap::if_broken(self)?;
         self.save_map(number, live.as_mut())?;
         let ahead = self.options.tuning.numbers_ahead;
@@ -300,7 +316,7 @@ impl Engine {
         let bytes = (goal - blocks) * BLOCK_BYTES;
         let most = self.space.map(|map| map.geometry().max_run_pages());
         let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
-        let Ok(extent) = self.space.with(&self.disk, |map| map.reserve_run(pages)) else { return Ok((layout, None)) };
+        let Ok(extent) = self.space.reserve_run(&self.disk, pages) else { return Ok((layout, None)) };
         let extents = layout.extents().iter().copied().chain([extent]).collect();
         match RingLayout::new(extents, newest_page_bytes(self)).filter(|_| self.zero(extent).is_ok()) {
             Some(larger) => Ok((larger, Some(extent))),

@@ -73,7 +73,8 @@ impl Engine {
         self.cache.get_or_load(pin, ptr, || self.load(owner, ptr))
     }
 
-    fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
+    /// From storage, verified.
+    pub(crate) fn load(&self, owner: Owner, ptr: PagePtr) -> Result<Bytes, FileError> {
         let mut page = self.buffers.any();
         self.disk.read_page_into(ptr, Some(owner), &mut page)?;
         match (self.options.page_check)(&page) {

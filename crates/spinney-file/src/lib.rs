@@ -44,6 +44,7 @@ mod space; // the allocator, with its map pages and a growing file
 // the paths,
 
 mod appetite; // how much a writer will want
+mod audit; // what is, beside what should be
 mod checkpoint; // a durable image of one version
 mod commit; // effects or pages, then roots
 mod engine; // what all handles share
@@ -54,6 +55,7 @@ mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
 mod sync; // what `waiting` is made of; loom has its own
 mod waiting; // one leads, and wakes whom it has served
+mod wreck; // a file as its bytes say
 
 // and the handles.
 
@@ -72,6 +74,7 @@ mod interlude; // what somebody else does in the middle of an operation
 mod shadow; // a second opinion on which pages are in use
 
 pub use crate::{
+    audit::{Audit, PageSet},
     cache::{CacheStats, Pin},
     counters::{Counters, FlushCounters, FlushStats, Histogram, HistogramSnapshot, Latencies},
     disk::IoStats,
@@ -89,6 +92,7 @@ pub use crate::{
     storage::{MemStorage, OsFile, Storage},
     txn::WriteTxn,
     version::Above,
+    wreck::Wreck,
 };
 #[cfg(any(test, feature = "testing"))]
 pub use crate::{

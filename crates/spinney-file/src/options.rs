@@ -58,6 +58,9 @@ pub struct FileOptions {
     pub background: bool,
     /// Recover in memory and write nothing.
     pub read_only: bool,
+    /// With [`read_only`](Self::read_only): open a damaged file as well as it can be. Where the log ends before what it proves, or a
+    /// superblock is damaged whose twin may be older, what is left is shown all the same: commits that were durable may be missing.
+    pub lenient: bool,
     /// Whether a missing file is made.
     pub create: Create,
     /// Checks the structure of a page when it comes from storage.
@@ -77,6 +80,7 @@ impl Default for FileOptions {
             flush_interval: Duration::from_millis(100),
             background: true,
             read_only: false,
+            lenient: false,
             create: Create::IfMissing,
             page_check: |_| Ok(()),
             small_commits: None,
@@ -256,6 +260,11 @@ impl FileOptions {
             return Err(FileError::Option("at least 4096 numbers are reserved ahead"));
         }
         Ok(())
+    }
+
+    /// Whether a damaged file is to be opened as well as it can be; nothing is written to it.
+    pub(crate) fn is_lenient(&self) -> bool {
+        self.lenient && self.read_only
     }
 
     #[cfg(any(test, feature = "testing"))]

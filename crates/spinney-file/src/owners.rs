@@ -27,7 +27,7 @@ pub(crate) const KIND_OWNER_TABLE: u8 = 3;
 pub(crate) const KIND_OWNER_DIRECTORY: u8 = 4;
 
 /// One root in a table page, [`ENTRY_BYTES`] long: | 0 | 64 | descriptor |, | 64 | 8 | stamp; 0: never committed |.
-const ENTRY_BYTES: usize = 72;
+pub(crate) const ENTRY_BYTES: usize = 72;
 /// One table page in a directory page: | 0 | 8 | first home |, | 8 | 8 | number << 1 | side |.
 const TWIN_BYTES: usize = 16;
 const LEAVES_PER_SPAN: usize = 256;
@@ -295,6 +295,49 @@ impl OwnerTable {
             let entries = homes.loaded.get_mut(&(page / self.pages_per_dir)).expect("loaded when it was saved");
             entries[(page % self.pages_per_dir) as usize].saved = to;
         }
+    }
+
+    /// The leaves that were ever saved, in order. What the directory cannot tell is told to `found`.
+    pub(crate) fn saved_leaves(&self, disk: &Disk, found: &mut dyn FnMut(FileError)) -> Vec<u32> {
+        let mut homes = self.homes.lock();
+        let mut leaves = Vec::new();
+        for dir in 0..u32::try_from(homes.dirs.len()).expect("88 at most") {
+            match self.directory(disk, &mut homes, dir) {
+                Ok(None) => {}
+                Ok(Some(entries)) => {
+                    for (page, _) in (dir * self.pages_per_dir..).zip(entries).filter(|(_, twin)| twin.saved != 0) {
+                        leaves.extend(page * self.leaves_per_page..(page + 1) * self.leaves_per_page);
+                    }
+                }
+                Err(error) => found(error),
+            }
+        }
+        leaves
+    }
+
+    /// Reads every page of the table from storage as the newest checkpoint left it, for whoever keeps checkpoints from beginning. What
+    /// does not verify is told to `found`; returns how many pages were read.
+    pub(crate) fn verify(&self, disk: &Disk, found: &mut dyn FnMut(FileError)) -> u64 {
+        let dirs = self.homes.lock().dirs.clone();
+        let mut pages = 0;
+        for dir in dirs {
+            let page = match read_twin(disk, dir) {
+                Ok(None) => continue,
+                Ok(Some(page)) => page,
+                Err(error) => {
+                    found(error);
+                    continue;
+                }
+            };
+            pages += 1;
+            for entry in page[PageHeader::BYTES..].chunks_exact(TWIN_BYTES) {
+                match read_twin(disk, TwinEntry { home: get_u64(entry, 0), saved: get_u64(entry, 8) }) {
+                    Ok(table) => pages += u64::from(table.is_some()),
+                    Err(error) => found(error),
+                }
+            }
+        }
+        pages
     }
 
     /// Every page this table occupies, for accounting: all homes, current or not. Reads directories not yet in memory.

@@ -70,6 +70,18 @@ pub struct Part {
     pub(crate) broken: bool,
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
+    room: Room,
+}
+
+/// Whether the pages that are kept for removing data are there for a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// It has only removed so far.
+    Removes,
+    /// It has added something.
+    Adds,
+    /// It removes something large, whatever small things it adds for it.
+    Clears,
 }
 
 impl Part {
@@ -123,6 +135,7 @@ impl Part {
             broken: false,
             written_early: ExtentSet::default(),
             freed: Vec::new(),
+            room: Room::Removes,
             engine,
         }
     }
@@ -199,6 +212,20 @@ impl Part {
     /// Whose part this is.
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// This part adds data: from here on it leaves some pages free, so that a full file can be emptied. To be called before something is
+    /// added; parts that only remove may use all there are.
+    #[inline]
+    pub fn adds(&mut self) {
+        if self.room == Room::Removes {
+            self.room = Room::Adds;
+        }
+    }
+
+    /// What this part adds serves to remove more: it may use all the pages there are.
+    pub fn clears(&mut self) {
+        self.room = Room::Clears;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -294,7 +321,10 @@ impl Part {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
-                self.with_space(|| engine.space.with(&engine.disk, |map| map.reserve_run(pages)))?
+                self.with_space(|| match self.room {
+                    Room::Adds => engine.space.reserve_run(&engine.disk, pages),
+                    _ => engine.space.with(&engine.disk, |map| map.reserve_run(pages)),
+                })?
             }
         };
         // Known as written early until bytes arrive: whatever happens, it is accounted for.
@@ -458,7 +488,10 @@ impl Part {
             0 => engine.appetites.of(self.owner).clamp(ARENA_PAGES_MIN, most),
             so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
-        let reserve = |pages| self.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
+        let keeps = self.room == Room::Adds && !self.is_merge;
+        let reserve = |pages| {
+            self.with_space(|| engine.space.reserve(&engine.disk, pages, keeps, |map, pages| map.reserve(pages)))
+        };
         let extents = match reserve(want) {
             // No room for an arena; there may be room for a page.
             Err(FileError::Full { .. }) if want > 1 => reserve(1)?,

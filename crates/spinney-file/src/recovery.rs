@@ -13,6 +13,7 @@ mod forged; // logs that lie
 mod scan; // which groups count
 
 use crate::{
+    Descriptor,
     appetite::Appetites,
     budget::Budget,
     buffers::Buffers,
@@ -34,9 +35,9 @@ use crate::{
     version::{OwnerRoot, Version, leaf_of},
 };
 use scan::Scan;
-use spinney_alloc::{Allocator, Delta, Geometry, ReplayError, Seq, Stamp};
+use spinney_alloc::{Allocator, Delta, Geometry, Owner, ReplayError, Seq, Stamp};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak, atomic::AtomicU64},
 };
 
@@ -57,7 +58,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     // Asked only now: after a failed sync even the length may not be what the disk has.
     let len = storage.len().map_err(failed)?;
     let probe = Disk::new(Arc::clone(&storage), SLOT_BYTES);
-    let superblock = match newest_superblock(&probe, len)? {
+    let superblock = match newest_superblock(&probe, len, options.is_lenient())? {
         Found::Newest(superblock, other) => (superblock, other),
         Found::Nothing => (creation::create(&probe, len, &options)?, Other::Whole),
     };
@@ -66,7 +67,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     let len = disk.storage.len().map_err(failed)?;
     let page_bytes = disk.page_bytes as u64;
     let bytes_needed = superblock.used_end * page_bytes;
-    if len < bytes_needed {
+    if len < bytes_needed && !options.is_lenient() {
         return Err(FileError::Truncated { bytes_needed, bytes: len });
     }
     let other_is_damaged = other != Other::Whole && superblock.number > 0;
@@ -122,7 +123,7 @@ enum Other {
     Torn,
 }
 
-fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
+fn newest_superblock(probe: &Disk, len: u64, is_lenient: bool) -> Result<Found, FileError> {
     let mut slots = Vec::with_capacity(2);
     for at in SLOT_AT {
         let mut bytes = vec![0; SLOT_BYTES];
@@ -131,7 +132,7 @@ fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
         slots.push(Superblock::decode(&bytes)?);
     }
     match (slots.remove(0), slots.remove(0)) {
-        (Slot::Valid(a), Slot::Valid(b)) if a.file_id != b.file_id => {
+        (Slot::Valid(a), Slot::Valid(b)) if a.file_id != b.file_id && !is_lenient => {
             Err(FileError::Damaged { at: SLOT_AT[1], why: "the two superblocks belong to different files" })
         }
         (Slot::Valid(a), Slot::Valid(b)) => Ok(Found::Newest(if a.number > b.number { *a } else { *b }, Other::Whole)),
@@ -144,6 +145,26 @@ fn newest_superblock(probe: &Disk, len: u64) -> Result<Found, FileError> {
         }
         _ => Err(FileError::NotADatabase),
     }
+}
+
+/// The newest superblock that reads, for whoever takes what there is.
+pub(crate) fn newest_of_any(probe: &Disk, len: u64) -> Result<Option<Superblock>, FileError> {
+    match newest_superblock(probe, len, true) {
+        Ok(Found::Newest(superblock, _)) => Ok(Some(superblock)),
+        Ok(Found::Nothing) | Err(FileError::NotADatabase | FileError::Io { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The newest root of each owner that an image in the log names, as far as the log can be followed.
+pub(crate) fn roots_in_log(disk: &Disk, options: &FileOptions, len: u64) -> Vec<(Owner, Descriptor, Stamp)> {
+    let options = FileOptions { read_only: true, lenient: true, ..options.clone() };
+    let scanned = newest_of_any(disk, len).ok().flatten().and_then(|s| Scan::run(disk, &options, &s, false).ok());
+    let mut roots: BTreeMap<Owner, (Descriptor, Stamp)> = BTreeMap::new();
+    for (_, part) in scanned.iter().flat_map(Scan::images) {
+        roots.insert(part.owner, (part.root, part.stamp));
+    }
+    roots.into_iter().map(|(owner, (root, stamp))| (owner, root, stamp)).collect()
 }
 
 /// Puts the engine together on what the scan accepted.
@@ -162,7 +183,7 @@ fn build(
     // What lies beyond the end was free when it was cut off; the file grows again when it needs to.
     let needed = superblock.used_end.max(claimed_end).max(log_end).max(geometry.min_file_pages());
     let file_pages = superblock.file_pages.min(len_pages).max(needed);
-    if len_pages < claimed_end.max(log_end) {
+    if len_pages < claimed_end.max(log_end) && !options.is_lenient() {
         return Err(FileError::Truncated {
             bytes_needed: claimed_end.max(log_end) * page_bytes,
             bytes: len_pages * page_bytes,

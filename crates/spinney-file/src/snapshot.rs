@@ -1,12 +1,22 @@
 //! An immutable view of all or some owners at one seq.
 
 use crate::{
-    Descriptor, cache::Pin, error::FileError, file::PagedFile, options::Sabotage, page::PagePtr, pages::Pages,
+    Descriptor,
+    cache::Pin,
+    error::FileError,
+    file::PagedFile,
+    options::Sabotage,
+    page::PagePtr,
+    pages::Pages,
     readers::Place,
+    version::{FAN_OUT, Version},
 };
 use bytes::Bytes;
 use spinney_alloc::{Owner, PageNo, Seq};
 use std::{any::Any, sync::Arc};
+
+const FAN_OUT_U32: u32 = 8;
+const _: () = assert!(FAN_OUT == FAN_OUT_U32 as usize);
 
 /// A view that never changes, and keeps what it can reach from being reused. Cheap to clone: clones share one registration. Taking one
 /// takes no lock and waits for nobody.
@@ -46,6 +56,36 @@ impl Snapshot {
             }
         };
         Self { held: Arc::new(Held { file, place }) }
+    }
+
+    /// A snapshot of the version that the newest checkpoint is of, for whoever keeps the next one from beginning: until then nothing
+    /// that this version reaches is granted to anybody.
+    pub(crate) fn of_checkpoint(file: PagedFile, version: Arc<Version>) -> Self {
+        let place = file.engine().readers.register(None, || version);
+        Self { held: Arc::new(Held { file, place }) }
+    }
+
+    /// Every owner that was ever committed and is covered, in order. Reads the owner table; what of it cannot be read is told to
+    /// `found`, and owners that only it knows are missing.
+    pub fn owners(&self, found: &mut dyn FnMut(FileError)) -> Vec<Owner> {
+        let (engine, version) = (self.held.file.engine(), &self.held.place.held.version);
+        let mut leaves = engine.owners.saved_leaves(&engine.disk, found);
+        leaves.extend(version.changed_leaves());
+        leaves.sort_unstable();
+        leaves.dedup();
+        let mut owners = Vec::new();
+        for leaf in leaves {
+            let roots = version.changed_leaf(leaf).map_or_else(|| engine.owners.at_opening(&engine.disk, leaf), Ok);
+            match roots {
+                Ok(roots) => {
+                    let all = (0..).zip(roots).map(|(place, root)| (Owner(leaf * FAN_OUT_U32 + place), root.exists()));
+                    let known = all.filter(|&(owner, exists)| exists || version.above(owner).is_some());
+                    owners.extend(known.map(|(owner, _)| owner).filter(|&owner| self.covers(owner)));
+                }
+                Err(error) => found(error),
+            }
+        }
+        owners
     }
 
     /// The commit it shows: this one and all before it, none after.

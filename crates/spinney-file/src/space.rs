@@ -1,6 +1,11 @@
 //! The allocator with its I/O: loads map pages when they are first needed, and grows the file.
 
-use crate::{disk::Disk, error::FileError, owners::NO_OWNER, page::PagePtr};
+use crate::{
+    disk::Disk,
+    error::{FileError, IoOp},
+    owners::NO_OWNER,
+    page::PagePtr,
+};
 use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
 
@@ -9,6 +14,20 @@ pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
 /// The file grows by at least this many pages at a time, and by at most [`GROWTH_BYTES_MAX`] ahead of need.
 const GROWTH_PAGES_MIN: u64 = 16;
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
+
+/// Pages that stay free for whoever removes data: removing needs some too, and where none is left nothing could be removed any more. So
+/// many in a small file (a quarter of a tiny one), and one for each [`FILE_PAGES_PER_KEPT`] of it more, up to the largest number: enough for
+/// the paths to both ends of a range in trees of six levels, their neighbours, the family's directory and the tree of names.
+const KEPT_PAGES_MIN: u64 = 16;
+const KEPT_PAGES_MAX: u64 = 64;
+const FILE_PAGES_PER_KEPT: u64 = 128;
+
+/// The file grows rather than that an arena gets less than this part of what it wants.
+const ARENA_PARTS: u64 = 8;
+
+fn kept_pages(file_pages: u64) -> u64 {
+    (KEPT_PAGES_MIN + file_pages / FILE_PAGES_PER_KEPT).min(file_pages / 4).min(KEPT_PAGES_MAX)
+}
 
 /// The shared map behind its short lock.
 pub(crate) struct Space {
@@ -38,7 +57,48 @@ impl Space {
         }
     }
 
-    /// The same for what never needs a larger file, so that it may run inside [`while_not_growing`](Space::while_not_growing).
+    /// Runs `f`, which reserves up to so many pages. When only those are free that are kept for removing, and the file cannot grow, it gets
+    /// none if it `keeps` them, and else one at a time.
+    ///
+    /// # Errors
+    /// [`FileError::Full`].
+    pub(crate) fn reserve<T>(
+        &self,
+        disk: &Disk,
+        pages: u64,
+        keeps: bool,
+        mut f: impl FnMut(&mut Allocator, u64) -> Result<T, Need>,
+    ) -> Result<T, FileError> {
+        let spare = |map: &Allocator| map.free_count().saturating_sub(kept_pages(map.file_pages()));
+        let granted = self.with(disk, |map| {
+            let spare = spare(map);
+            if spare < pages.div_ceil(ARENA_PARTS) { Err(Need::Growth { pages: 1 }) } else { f(map, pages.min(spare)) }
+        });
+        match granted {
+            // Whatever keeps the file from growing, what is free will do.
+            Err(error @ (FileError::Full { .. } | FileError::Io { op: IoOp::Allocate, .. })) => {
+                self.with(disk, |map| match spare(map) {
+                    0 if keeps => Ok(Err(error.clone())),
+                    0 => f(map, 1).map(Ok),
+                    spare => f(map, pages.min(spare)).map(Ok),
+                })?
+            }
+            granted => granted,
+        }
+    }
+
+    /// The same for pages side by side, all or none.
+    ///
+    /// # Errors
+    /// [`FileError::Full`].
+    pub(crate) fn reserve_run(&self, disk: &Disk, pages: u64) -> Result<Extent, FileError> {
+        self.with(disk, |map| {
+            let spare = map.free_count().saturating_sub(kept_pages(map.file_pages()));
+            if spare < pages { Err(Need::Growth { pages: pages - spare }) } else { map.reserve_run(pages) }
+        })
+    }
+
+    /// Like [`with`](Space::with) for what never needs a larger file, so that it may run inside [`while_not_growing`](Space::while_not_growing).
     pub(crate) fn with_no_growth<T>(
         &self,
         disk: &Disk,
@@ -145,7 +205,7 @@ impl Space {
     }
 }
 
-fn read_map_page(disk: &Disk, home: Home, kind: u8) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_map_page(disk: &Disk, home: Home, kind: u8) -> Result<Vec<u8>, FileError> {
     let ptr = PagePtr { page: home.page, stamp: Stamp(home.number) };
     let page = disk.read_page(ptr, Some(NO_OWNER))?;
     if page[28] == kind {

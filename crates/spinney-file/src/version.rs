@@ -134,6 +134,24 @@ impl Version {
         }
     }
 
+    /// The leaves in which something changed since opening, in order.
+    pub(crate) fn changed_leaves(&self) -> Vec<u32> {
+        fn below(node: &Node, level: u32, first: u32, found: &mut Vec<u32>) {
+            match node {
+                Node::Leaf(_) => found.push(first),
+                Node::Branch(children) => {
+                    let children = (0..).zip(children.iter()).filter_map(|(i, child)| Some((i, child.as_deref()?)));
+                    children.for_each(|(i, child)| below(child, level - 1, first | i << (BITS * (level - 1)), found));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        if let Some(top) = &self.top {
+            below(top, self.height, 0, &mut found);
+        }
+        found
+    }
+
     /// The whole leaf, if anything in it changed since opening.
     pub(crate) fn changed_leaf(&self, leaf: u32) -> Option<&RootLeaf> {
         self.leaf(leaf).map(|leaf| &leaf.roots)
@@ -180,6 +198,9 @@ mod tests {
             }
             older.push((version, model));
             for (version, model) in older {
+                let mut leaves: Vec<u32> = model.keys().map(|&owner| leaf_of(Owner(owner))).collect();
+                leaves.dedup();
+                prop_assert_eq!(version.changed_leaves(), leaves);
                 for (&owner, &n) in &model {
                     prop_assert_eq!(version.changed(Owner(owner)), Some(&root(n)));
                 }

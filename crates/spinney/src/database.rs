@@ -1,11 +1,13 @@
 //! The database: opening, what all handles share, and closing.
 
 use crate::{
+    check::own_name,
     error::{Error, Result},
     family::{Family, FamilyInfo, FamilyShared},
     maintenance::{Maintainer, Work},
     names::{self, Counters, FamilyId},
     options::Options,
+    scrub,
     snapshot::Snapshot,
     transaction::WriteTransaction,
 };
@@ -25,11 +27,16 @@ use std::{
 /// Owner of the tree of names.
 pub(crate) const NAMES: Owner = Owner(0);
 
+/// Owner of the pages that the file keeps for itself.
+pub(crate) const FILE_ITSELF: Owner = Owner(u32::MAX);
+
 /// What lives as long as any handle, snapshot or transaction: the file, and what is known of its families.
 pub(crate) struct Core {
     pub(crate) file: PagedFile,
     pub(crate) options: Options,
     pub(crate) work: Work,
+    /// The scrub that was started last, for statistics.
+    pub(crate) scrub: Mutex<Weak<scrub::Shared>>,
     /// The name tree counts as a family with one holder at a time.
     pub(crate) names: Arc<FamilyShared>,
     /// What the file is called in messages.
@@ -76,7 +83,8 @@ impl Core {
 
     /// A family's newest name as far as a handle knows it, else its number.
     pub(crate) fn name_of(&self, owner: Owner) -> String {
-        self.known(owner).map_or_else(|| format!("#{}", owner.0), |shared| shared.name().to_string())
+        let unknown = || own_name(owner).unwrap_or_else(|| format!("#{}", owner.0));
+        self.known(owner).map_or_else(unknown, |shared| shared.name().to_string())
     }
 
     fn holder_of(&self, owner: Owner) -> String {
@@ -227,6 +235,7 @@ impl Database {
             file,
             options,
             work: Work::default(),
+            scrub: Mutex::default(),
             names: Arc::new(FamilyShared::new(
                 FamilyId { owner: NAMES, generation: 0 },
                 "(names of families and tables)",

@@ -357,6 +357,16 @@ impl Error {
         matches!(error, TreeError::KeyTooLong { .. } | TreeError::ValueTooLarge { .. } | TreeError::NoTable(_))
     }
 
+    /// With the family's name instead of its number, where no handle knows the name.
+    pub(crate) fn named(mut self, owner: Owner, name: &str) -> Self {
+        if let Self::Corrupt { family, .. } | Self::RootDamaged { family, .. } = &mut self
+            && *family == format!("#{}", owner.0)
+        {
+            name.clone_into(family);
+        }
+        self
+    }
+
     /// Puts an error of the file into words. `name_of` names owners, `holder_of` who writes them.
     pub(crate) fn from_file(
         error: FileError,

@@ -24,6 +24,8 @@ mod names; // the records of the name tree
 mod names_txn; // create, drop, rename
 mod options; // how a database is opened
 mod range; // ordered iteration
+mod salvage; // what still reads
+mod scrub; // everything once more, slowly
 mod snapshot; // immutable views
 mod stats; // everything that is a number
 mod table_txn; // one table in a transaction
@@ -31,8 +33,10 @@ mod transaction; // who takes part, and how it ends
 mod typed; // tables with types
 mod value; // bytes read
 
+#[cfg(feature = "testing")]
+pub use crate::salvage::salvage_storage;
 pub use crate::{
-    check::{Problem, Report},
+    check::{CheckOptions, CheckProgress, FamilyReport, Problem, Report},
     codec::{DecodeError, KeyType, ValueType},
     database::Database,
     error::{Error, Result},
@@ -41,6 +45,8 @@ pub use crate::{
     names::{NAME_BYTES_MAX, TypeIdentity},
     options::Options,
     range::{Keys, Range},
+    salvage::{Loss, Opened, SalvageReport, SalvagedFamily, SalvagedTable, salvage},
+    scrub::{Scrub, ScrubOptions, ScrubStats},
     snapshot::Snapshot,
     stats::{HeldSnapshot, Space, Stats, TreeStats},
     table_txn::TableTxn,
@@ -49,8 +55,8 @@ pub use crate::{
     value::Value,
 };
 pub use spinney_btree::{
-    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, PageNo, Seq,
-    SnapshotInfo, Tuning,
+    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, LostKeys, PageNo,
+    Seq, SnapshotInfo, Tuning,
 };
 #[cfg(feature = "testing")]
 pub use spinney_btree::{

@@ -200,6 +200,7 @@ impl Core {
 
 /// A dropped family has no pages left: its record goes, and its owner can be used again.
 fn free_owner(part: &mut Part, owner: Owner) -> Result<(), TreeError> {
+    part.clears();
     let mut tree = FamilyTxn::new(part)?;
     let mut family = tree.family(part);
     let mut names = family.table(TableId::DEFAULT)?;

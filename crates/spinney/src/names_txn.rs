@@ -104,6 +104,7 @@ impl WriteTransaction {
         let name = view.name_of(family.shared.id())?.ok_or_else(|| family.shared.gone())?;
         let mut counters = view.counters()?;
         counters.families = counters.families.checked_sub(1).ok_or(MISCOUNTED)?;
+        self.names_parts().1.clears();
         self.change_names(|tree| {
             tree.insert(&names::counters_key(), &counters.encode())?;
             tree.remove(&names::family_key(&name))?;

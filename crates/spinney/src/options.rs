@@ -182,6 +182,7 @@ impl Options {
             flush_interval: self.flush_interval,
             background: self.background,
             read_only: self.read_only,
+            lenient: false,
             create,
             page_check,
             small_commits: Some(SMALL_COMMITS),

@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use spinney_btree::{
-    FamilyRoot, FileError, Owner, PageNo, PagePtr, Pages, Pin, Seq, TableId, Tree, TreeError, TreeRoot,
+    FamilyRoot, FileError, Owner, PageNo, PagePtr, PagedFile, Pages, Pin, Seq, TableId, Tree, TreeError, TreeRoot,
 };
 use std::{
     any::Any,
@@ -35,6 +35,10 @@ struct Inner {
 impl SnapshotPages {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.0.core
+    }
+
+    pub(crate) fn file(&self) -> &PagedFile {
+        self.0.snapshot.file()
     }
 }
 
@@ -126,6 +130,17 @@ impl Snapshot {
         };
         let inner = Inner { snapshot, core: Arc::clone(core), covered, roots: RootList::default() };
         Self { pages: SnapshotPages(Arc::new(inner)) }
+    }
+
+    /// Of all families, as a snapshot of the file shows them.
+    pub(crate) fn of(core: &Arc<Core>, snapshot: spinney_btree::Snapshot) -> Self {
+        let inner = Inner { snapshot, core: Arc::clone(core), covered: None, roots: RootList::default() };
+        Self { pages: SnapshotPages(Arc::new(inner)) }
+    }
+
+    /// Of one family whose number is known; the names are covered as always.
+    pub(crate) fn of_owner(core: &Arc<Core>, owner: Owner) -> Self {
+        Self::new(core, Some(vec![owner]))
     }
 
     /// The newest commit it contains, and with it every earlier one.
@@ -284,6 +299,10 @@ impl Snapshot {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         self.pages.core()
+    }
+
+    pub(crate) fn file_snapshot(&self) -> &spinney_btree::Snapshot {
+        &self.pages.0.snapshot
     }
 
     pub(crate) fn pages(&self) -> &SnapshotPages {

@@ -4,6 +4,7 @@ use crate::{
     database::{Database, NAMES},
     error::Result,
     family::{Family, Place},
+    scrub::ScrubStats,
 };
 use spinney_btree::{FileStats, Owner, Seq, TableId};
 use std::{fmt, time::Duration};
@@ -22,6 +23,8 @@ pub struct Stats {
     pub name_records: u64,
     /// Why the file is as large as it is.
     pub space: Space,
+    /// The scrub that was started last; `None` when there is none, or its handle was dropped.
+    pub scrub: Option<ScrubStats>,
     /// The file: how far it is, what it did since it was opened, how long that took.
     pub file: FileStats,
 }
@@ -140,7 +143,9 @@ impl Database {
         let own = self.core().file.own_extents().map_err(|error| self.core().lift(error.into()))?;
         let own_pages = own.iter().map(|extent| extent.pages).sum();
         let space = Space::new(&file, own_pages, |owner| self.core().name_of(owner));
-        Ok(Stats { families, families_waiting: self.core().work.families_waiting(), name_records, space, file })
+        let families_waiting = self.core().work.families_waiting();
+        let scrub = self.core().scrub.lock().upgrade().map(|scrub| scrub.stats());
+        Ok(Stats { families, families_waiting, name_records, space, scrub, file })
     }
 }
 

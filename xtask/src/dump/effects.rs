@@ -35,17 +35,17 @@ fn effect(cursor: &mut Cursor<'_>) -> Option<String> {
     if first & !0b1_1111 != 0 {
         return None;
     }
-    let existed = if first & 16 == 0 { "" } else { ", which was there" };
+    let existed = if first & 16 == 0 { "" } else { " (was there)" };
     match first & 7 {
         1 => {
             let (key, value) = (cursor.number()?, cursor.number()?);
             let key = words(cursor.bytes(key)?);
             cursor.bytes(value)?;
-            Some(format!("put {key}{existed}, into table {table}: {value} bytes"))
+            Some(format!("put {key}{existed} into table {table}: {value} bytes"))
         }
         2 => {
             let key = cursor.number()?;
-            Some(format!("delete {}{existed}, from table {table}", words(cursor.bytes(key)?)))
+            Some(format!("delete {}{existed} from table {table}", words(cursor.bytes(key)?)))
         }
         _ => None,
     }

@@ -9,27 +9,27 @@ use std::{
 };
 
 /// Bytes of the header of every page.
-pub(super) const HEADER_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 32;
 /// Whose pages are nobody's: the file's own.
-pub(super) const NO_OWNER: u32 = u32::MAX;
+pub(crate) const NO_OWNER: u32 = u32::MAX;
 
 /// An open file.
-pub(super) struct Image {
+pub(crate) struct Image {
     file: File,
-    pub(super) file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// As the superblock says, once it is known.
-    pub(super) page_bytes: usize,
+    pub(crate) page_bytes: usize,
 }
 
 impl Image {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let file_bytes = file.metadata()?.len();
         Ok(Self { file, file_bytes, page_bytes: 4096 })
     }
 
     /// `len` bytes from byte `at`; `None` where the file does not have them, or they cannot be read.
-    pub(super) fn read(&mut self, at: u64, len: usize) -> Option<Vec<u8>> {
+    pub(crate) fn read(&mut self, at: u64, len: usize) -> Option<Vec<u8>> {
         if at.checked_add(len as u64)? > self.file_bytes {
             return None;
         }
@@ -39,12 +39,12 @@ impl Image {
         Some(bytes)
     }
 
-    pub(super) fn page(&mut self, number: u64) -> Option<Vec<u8>> {
+    pub(crate) fn page(&mut self, number: u64) -> Option<Vec<u8>> {
         self.read(number.checked_mul(self.page_bytes as u64)?, self.page_bytes)
     }
 
     /// The page behind a pointer, or what is wrong with it.
-    pub(super) fn page_of_stamp(&mut self, number: u64, stamp: u64) -> Result<Vec<u8>, String> {
+    pub(crate) fn page_of_stamp(&mut self, number: u64, stamp: u64) -> Result<Vec<u8>, String> {
         let page = self.page(number).ok_or_else(|| format!("page {number} lies beyond the end of the file"))?;
         let header = Header::of(&page).ok_or("a page without a header")?;
         if !header.is_whole {
@@ -57,25 +57,25 @@ impl Image {
         Ok(page)
     }
 
-    pub(super) fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         self.file_bytes / self.page_bytes as u64
     }
 }
 
 /// The header of a page, as `PageHeader` in `spinney-file` has it.
-pub(super) struct Header {
-    pub(super) page: u64,
-    pub(super) stamp: u64,
-    pub(super) owner: u32,
-    pub(super) kind: u8,
-    pub(super) level: u8,
-    pub(super) flags: usize,
+pub(crate) struct Header {
+    pub(crate) page: u64,
+    pub(crate) stamp: u64,
+    pub(crate) owner: u32,
+    pub(crate) kind: u8,
+    pub(crate) level: u8,
+    pub(crate) flags: usize,
     /// Whether the checksum matches.
-    pub(super) is_whole: bool,
+    pub(crate) is_whole: bool,
 }
 
 impl Header {
-    pub(super) fn of(page: &[u8]) -> Option<Self> {
+    pub(crate) fn of(page: &[u8]) -> Option<Self> {
         let bytes = Bytes(page);
         Some(Self {
             page: bytes.u64(8)?,
@@ -90,19 +90,19 @@ impl Header {
 }
 
 /// Whether the first eight bytes are the checksum of all others.
-pub(super) fn is_whole(bytes: &[u8]) -> bool {
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     Bytes(bytes).u64(0).is_some_and(|sum| sum == checksum(Crc64Nvme, &bytes[8..]))
 }
 
 /// Makes the checksum match, so that a test gets behind it.
 #[cfg(test)]
-pub(super) fn seal(bytes: &mut [u8]) {
+pub(crate) fn seal(bytes: &mut [u8]) {
     let sum = checksum(Crc64Nvme, &bytes[8..]);
     bytes[..8].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// How many regions of the map a page of summaries describes, and how many pages each region has.
-pub(super) fn map_geometry(page_bytes: usize) -> (u64, u64) {
+pub(crate) fn map_geometry(page_bytes: usize) -> (u64, u64) {
     let payload = (page_bytes - HEADER_BYTES) as u64;
     (payload / 16, payload * 8)
 }

@@ -128,6 +128,25 @@ pub(super) fn show(image: &mut Image, superblock: &Superblock, out: &mut String)
     let _ = writeln!(out, "  ends before block {block} of {}", ring.blocks);
 }
 
+/// How many commits the log has that no checkpoint covers, as far as its chain holds.
+pub(crate) fn commits_since_checkpoint(image: &mut Image, superblock: &Superblock) -> u64 {
+    const COMMIT: u8 = 1;
+    let Some(ring) = Ring::new(superblock.log.clone(), image.page_bytes) else { return 0 };
+    let (mut block, mut chain, mut commits, mut blocks_seen) = (superblock.log_start, superblock.log_chain, 0, 0);
+    while blocks_seen < ring.blocks {
+        let Some(group) = group_at(image, &ring, block).filter(|group| group.previous == chain) else { break };
+        let mut records = group.records.as_slice();
+        while let Some(length) = Bytes(records).len32(0).filter(|len| (8..=records.len()).contains(len)) {
+            commits += u64::from(records[4] == COMMIT);
+            records = &records[length..];
+        }
+        block = ring.after(&ring, block, group.blocks);
+        chain = group.checksum;
+        blocks_seen += group.blocks;
+    }
+    commits
+}
+
 fn show_records(group: &Group, page_bytes: usize, ring: &mut Ring, out: &mut String) {
     let mut records = group.records.as_slice();
     let mut seq = group.first;

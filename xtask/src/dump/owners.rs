@@ -11,7 +11,7 @@ use std::fmt::Write;
 /// A root descriptor and a stamp.
 const ENTRY_BYTES: usize = 72;
 /// Owners whose roots are never divided between pages.
-const OWNERS_PER_LEAF: usize = 16;
+const OWNERS_PER_LEAF: usize = 8;
 const TWIN_BYTES: usize = 16;
 
 /// Every directory, every table page and every owner that ever committed.

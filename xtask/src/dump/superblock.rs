@@ -7,35 +7,35 @@ use crate::dump::{
 use std::fmt::Write;
 
 /// Bytes of a slot; the two are at byte 0 and behind it, whatever the page size.
-pub(super) const SLOT_BYTES: usize = 4096;
+pub(crate) const SLOT_BYTES: usize = 4096;
 const MAGIC: &[u8] = b"SPINNEY\n";
 
 /// A valid slot.
 #[derive(Clone)]
-pub(super) struct Superblock {
-    pub(super) version: u32,
-    pub(super) page_bytes: usize,
-    pub(super) epoch: u64,
-    pub(super) file_id: Vec<u8>,
-    pub(super) number: u64,
-    pub(super) seq: u64,
+pub(crate) struct Superblock {
+    pub(crate) version: u32,
+    pub(crate) page_bytes: usize,
+    pub(crate) epoch: u64,
+    pub(crate) file_id: Vec<u8>,
+    pub(crate) number: u64,
+    pub(crate) seq: u64,
     seq_limit: u64,
     stamp_limit: u64,
-    pub(super) log_start: u64,
-    pub(super) log_chain: u64,
-    pub(super) file_pages: u64,
+    pub(crate) log_start: u64,
+    pub(crate) log_chain: u64,
+    pub(crate) file_pages: u64,
     used_end: u64,
     /// First page and pages of each.
-    pub(super) log: Vec<(u64, u64)>,
+    pub(crate) log: Vec<(u64, u64)>,
     /// Saved and free pages of each directory page of the map.
-    pub(super) map: Vec<(u64, u64)>,
+    pub(crate) map: Vec<(u64, u64)>,
     /// First home and saved of each directory page of the owner table.
-    pub(super) owners: Vec<(u64, u64)>,
+    pub(crate) owners: Vec<(u64, u64)>,
 }
 
 impl Superblock {
     /// The valid slot with the higher number.
-    pub(super) fn newest(image: &mut Image) -> Option<Self> {
+    pub(crate) fn newest(image: &mut Image) -> Option<Self> {
         let slots = [0, 1].map(|slot| read(image, slot).and_then(|bytes| Self::decode(&bytes)));
         slots.into_iter().flatten().max_by_key(|superblock| superblock.number)
     }
@@ -71,7 +71,7 @@ fn read(image: &mut Image, slot: u64) -> Option<Vec<u8>> {
 }
 
 /// Both slots; returns the newest.
-pub(super) fn show(image: &mut Image, out: &mut String) -> Option<Superblock> {
+pub(crate) fn show(image: &mut Image, out: &mut String) -> Option<Superblock> {
     let newest = Superblock::newest(image);
     for slot in 0..2 {
         show_slot(image, slot, newest.as_ref().map(|newest| newest.number), out);
@@ -80,7 +80,7 @@ pub(super) fn show(image: &mut Image, out: &mut String) -> Option<Superblock> {
 }
 
 /// One slot.
-pub(super) fn show_slot(image: &mut Image, slot: u64, newest: Option<u64>, out: &mut String) {
+pub(crate) fn show_slot(image: &mut Image, slot: u64, newest: Option<u64>, out: &mut String) {
     let bytes = read(image, slot);
     let decoded = bytes.as_deref().and_then(Superblock::decode);
     let what = match (&decoded, &bytes) {
@@ -112,7 +112,7 @@ pub(super) fn show_slot(image: &mut Image, slot: u64, newest: Option<u64>, out: 
 }
 
 /// Checkpoint number and side, as every structure with two homes has them in one number.
-pub(super) fn saved(saved: u64) -> String {
+pub(crate) fn saved(saved: u64) -> String {
     if saved == 0 {
         "never saved".to_owned()
     } else {

@@ -58,7 +58,8 @@ impl Forger {
         }
         let bytes = disk.contents();
         let probe = Disk::new(Arc::new(SimDisk::with_contents(&bytes)), 4096);
-        let Found::Newest(superblock, Other::Whole) = newest_superblock(&probe, bytes.len() as u64).unwrap() else {
+        let Found::Newest(superblock, Other::Whole) = newest_superblock(&probe, bytes.len() as u64, false).unwrap()
+        else {
             panic!("a file");
         };
         let scan = Scan::run(&probe, &options(log_blocks), &superblock, false).unwrap();
