@@ -311,7 +311,7 @@ impl Engine {
         let bytes = (goal - blocks) * BLOCK_BYTES;
         let most = self.space.map(|map| map.geometry().max_run_pages());
         let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
-        let Ok(extent) = self.space.with(&self.disk, |map| map.reserve_run(pages)) else { return Ok((layout, None)) };
+        let Ok(extent) = self.space.reserve_run(&self.disk, pages) else { return Ok((layout, None)) };
         let extents = layout.extents().iter().copied().chain([extent]).collect();
         match RingLayout::new(extents, newest_page_bytes(self)).filter(|_| self.zero(extent).is_ok()) {
             Some(larger) => Ok((larger, Some(extent))),

@@ -61,6 +61,8 @@ pub struct Part {
     pub(crate) effects: Option<Vec<u8>>,
     /// Part of the commit even if nothing changed.
     logs_root: bool,
+    /// May take pages that are held back for those who free more than they take.
+    is_freeing: bool,
 }
 
 impl Part {
@@ -87,6 +89,7 @@ impl Part {
             freed: Vec::new(),
             effects: engine.options.replay.map(|_| Vec::new()),
             logs_root: false,
+            is_freeing: false,
             engine,
         })
     }
@@ -132,6 +135,12 @@ impl Part {
     pub fn write_root(&mut self) {
         self.effects = None;
         self.logs_root = true;
+    }
+
+    /// Whether what comes next frees more pages than it takes, once it is committed and a checkpoint made: then it may take the last
+    /// pages of a full file, which are held back for that.
+    pub fn set_freeing(&mut self, is_freeing: bool) {
+        self.is_freeing = is_freeing;
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -225,7 +234,7 @@ impl Part {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
-                engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve_run(pages)))?
+                engine.with_space(|| engine.space.reserve_run(&engine.disk, pages))?
             }
         };
         // Known as written early until bytes arrive: whatever happens, it is accounted for.
@@ -401,10 +410,14 @@ impl Part {
             0 => self.desk.appetite.clamp(ARENA_PAGES_MIN, most),
             so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
-        let reserve = |pages| engine.with_space(|| engine.space.with(&engine.disk, |map| map.reserve(pages)));
-        let extents = match reserve(want) {
+        let reserve = |pages| engine.with_space(|| engine.space.reserve(&engine.disk, pages));
+        let reserved = match reserve(want) {
             // No room for an arena; there may be room for a page.
-            Err(FileError::Full { .. }) if want > 1 => reserve(1)?,
+            Err(FileError::Full { .. }) if want > 1 => reserve(1),
+            other => other,
+        };
+        let extents = match reserved {
+            Err(FileError::Full { .. }) if self.is_freeing => engine.with_space(|| engine.space.reserve_last(&engine.disk))?,
             other => other?,
         };
         self.reserved_pages += extents.iter().map(|e| e.pages).sum::<u64>();

@@ -27,6 +27,7 @@ use crate::{
     owners::{NO_OWNER, OwnerTable},
     part::Part,
     pipeline::{Pipeline, PipelineStart, set_root},
+    process,
     readers::Readers,
     slots::WriterSlots,
     space::{Space, why},
@@ -101,6 +102,7 @@ fn repeat(engine: &Arc<Engine>, scan: &Scan) -> Result<(), FileError> {
         engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
         let mut part = Part::new(Arc::clone(engine), owner)?;
         part.write_pages(); // what is repeated is in the log already
+        part.set_freeing(true); // what had room once must have it again
         replay(&mut part, &commits)?;
         engine.adopt(part)?;
         if engine.unwritten_due() {
@@ -201,6 +203,7 @@ fn build(
     newest.seq_limit = seq_limit;
     newest.stamp_limit = stamp_limit;
     let engine = Engine {
+        opened_by: process::id(),
         space,
         cache: PageCache::new(Arc::clone(&budget)),
         budget,

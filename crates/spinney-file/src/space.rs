@@ -9,6 +9,10 @@ pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
 /// The file grows by at least this many pages at a time, and by at most [`GROWTH_BYTES_MAX`] ahead of need.
 const GROWTH_PAGES_MIN: u64 = 16;
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
+/// Pages held back from whoever adds, so that whoever removes finds some in a full file: a part of the file, as a divisor, and at
+/// most so many. A removal needs twice the height of its tree, and gives back more.
+const HELD_BACK_PART: u64 = 16;
+const HELD_BACK_PAGES_MAX: u64 = 64;
 
 /// The shared map behind its short lock.
 pub(crate) struct Space {
@@ -49,6 +53,36 @@ impl Space {
                 assert!(!matches!(need, Need::Growth { .. }), "no growth is needed to give space back");
             })
         })
+    }
+
+    /// Reserves an arena of about `pages` pages; leaves what is held back, and grows the file instead.
+    ///
+    /// # Errors
+    /// [`FileError::Full`], and those of reading map pages.
+    pub(crate) fn reserve(&self, disk: &Disk, pages: u64) -> Result<Vec<Extent>, FileError> {
+        self.with(disk, |map| {
+            hold_back(map, pages)?;
+            map.reserve(pages)
+        })
+    }
+
+    /// The same of adjacent pages.
+    ///
+    /// # Errors
+    /// As [`reserve`](Space::reserve).
+    pub(crate) fn reserve_run(&self, disk: &Disk, pages: u64) -> Result<Extent, FileError> {
+        self.with(disk, |map| {
+            hold_back(map, pages)?;
+            map.reserve_run(pages)
+        })
+    }
+
+    /// One page, if need be of those that are held back.
+    ///
+    /// # Errors
+    /// As [`reserve`](Space::reserve).
+    pub(crate) fn reserve_last(&self, disk: &Disk) -> Result<Vec<Extent>, FileError> {
+        self.with(disk, |map| map.reserve(1))
     }
 
     /// Runs `f` while nobody extends the file.
@@ -143,6 +177,13 @@ impl Space {
     pub(crate) fn give_back(&self, extents: impl IntoIterator<Item = Extent>) {
         self.map.lock().give_back(extents);
     }
+}
+
+/// Asks for a larger file when `pages` more would take of what is held back.
+fn hold_back(map: &Allocator, pages: u64) -> Result<(), Need> {
+    let stats = map.stats();
+    let held_back = (stats.file_pages / HELD_BACK_PART).min(HELD_BACK_PAGES_MAX);
+    if stats.free < pages + held_back { Err(Need::Growth { pages }) } else { Ok(()) }
 }
 
 fn read_map_page(disk: &Disk, home: Home, kind: u8) -> Result<Vec<u8>, FileError> {

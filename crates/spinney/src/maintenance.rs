@@ -176,6 +176,7 @@ impl Core {
         let _guard = family.as_ref().map(|family| family.in_maintenance.lock());
         let mut txn = self.file.begin(&[owner], Wait::Never)?;
         let part = txn.part(owner).expect("a transaction has the parts it was begun for");
+        part.set_freeing(true);
         let mut tree = FamilyTxn::new(part)?;
         let freed = tree.family(part).collect(pages)?;
         let is_empty = tree.family(part).graveyard_is_empty()?;
@@ -201,6 +202,7 @@ impl Core {
 
 /// A dropped family has no pages left: its record goes, and its owner can be used again.
 fn free_owner(part: &mut Part, owner: Owner) -> Result<(), TreeError> {
+    part.set_freeing(true);
     let mut tree = FamilyTxn::new(part)?;
     let mut family = tree.family(part);
     let mut names = family.table(TableId::DEFAULT)?;

@@ -104,6 +104,8 @@ impl WriteTransaction {
         let name = view.name_of(family.shared.id())?.ok_or_else(|| family.shared.gone())?;
         let mut counters = view.counters()?;
         counters.families = counters.families.checked_sub(1).ok_or(MISCOUNTED)?;
+        self.names_parts().1.set_freeing(true);
+        self.parts(at).1.set_freeing(true);
         self.change_names(|tree| {
             tree.insert(&names::counters_key(), &counters.encode())?;
             tree.remove(&names::family_key(&name))?;
@@ -117,6 +119,7 @@ impl WriteTransaction {
             member.has_graves = true;
             Ok(())
         })?;
+        self.names_parts().1.set_freeing(false);
         self.effects.push(Effect::Dropped(Arc::clone(&family.shared)));
         Ok(())
     }

@@ -43,7 +43,7 @@ impl<'t> TableTxn<'t> {
     /// # Errors
     /// Those of [`insert`](Self::insert).
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.change(|tree| tree.remove(key.as_ref()))
+        self.take_away(|tree| tree.remove(key.as_ref()))
     }
 
     /// Removes the entries of a range, and says how many. O(height), whatever the range covers: whole subtrees are freed in
@@ -53,7 +53,7 @@ impl<'t> TableTxn<'t> {
     /// Those of [`insert`](Self::insert).
     pub fn remove_range(&mut self, range: impl KeyRange) -> Result<u64> {
         self.txn.members[self.member].has_graves = true;
-        self.change(|tree| tree.remove_range(&bounds_of(&range)))
+        self.take_away(|tree| tree.remove_range(&bounds_of(&range)))
     }
 
     /// Removes everything, and says how many entries that were. O(1).
@@ -62,7 +62,7 @@ impl<'t> TableTxn<'t> {
     /// Those of [`insert`](Self::insert).
     pub fn clear(&mut self) -> Result<u64> {
         self.txn.members[self.member].has_graves = true;
-        self.change(|tree| tree.clear())
+        self.take_away(|tree| tree.clear())
     }
 
     /// Appends entries in strictly ascending order that all come behind the last key, into full pages; says how many.
@@ -171,6 +171,14 @@ impl<'t> TableTxn<'t> {
 
     fn tree(&self) -> Result<Tree<'_, Part>> {
         self.txn.tree_at((self.member, self.table))
+    }
+
+    /// Runs a change that frees more pages than it takes, also in a full file.
+    fn take_away<R>(&mut self, change: impl FnOnce(&mut TreeMut<'_>) -> Result<R, TreeError>) -> Result<R> {
+        self.txn.parts(self.member).1.set_freeing(true);
+        let done = self.change(change);
+        self.txn.parts(self.member).1.set_freeing(false);
+        done
     }
 
     /// Runs a change. Whatever ends it half-way, an error or a panic, leaves the transaction broken.

@@ -309,6 +309,7 @@ impl WriteTransaction {
         for member in self.members.iter_mut().chain(&mut self.names) {
             let owner = member.shared.owner;
             let part = file.part(owner).expect("a member has a part");
+            part.set_freeing(true); // what is left to do takes little
             if member.has_graves && core.work.is_readable(owner) {
                 let mut family = member.tree.family(part);
                 let collected = family.collect(PAGES_PER_COMMIT).and_then(|_| family.graveyard_is_empty());

@@ -22,6 +22,11 @@ impl Model {
         Self { plan, writer, counter: 0, families: BTreeMap::new() }
     }
 
+    /// Transactions it contains.
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter
+    }
+
     /// Bytes of keys and values.
     pub(crate) fn live_bytes(&self) -> u64 {
         let entries = self.families.values().flatten();

@@ -172,7 +172,9 @@ impl Soak {
             let _ = stopped.recv_timeout(life);
             child.kill().and_then(|()| child.wait())
         });
-        let mut round = Round { acked: (0..WRITERS).map(|_| Acked::default()).collect(), ..Round::default() };
+        // What the last verdict saw is what the child begins with, whether it comes to say so or not.
+        let bases = self.models.iter().map(|model| Acked { base: model.counter(), seqs: Vec::new() });
+        let mut round = Round { acked: bases.collect(), ..Round::default() };
         let begun = self.begun;
         let read = read_all(lines, &mut round, begun);
         drop(stop);
@@ -348,7 +350,10 @@ fn read_all(lines: impl BufRead, round: &mut Round, begun: Instant) -> anyhow::R
                     round.durable = round.durable.max(number(3));
                 }
             }
-            "at" => round.acked.get_mut(number(1) as usize).with_context(|| line.to_owned())?.base = number(2),
+            "at" => {
+                let acked = round.acked.get_mut(number(1) as usize).with_context(|| line.to_owned())?;
+                ensure!(acked.base == number(2), "{} was there at the last opening, and now: {line}", acked.base);
+            }
             "stat" => round.samples.push(Sample {
                 at: begun.elapsed().as_secs_f64(),
                 age: number(1),
