@@ -417,7 +417,9 @@ impl Part {
             other => other,
         };
         let extents = match reserved {
-            Err(FileError::Full { .. }) if self.is_freeing => engine.with_space(|| engine.space.reserve_last(&engine.disk))?,
+            Err(FileError::Full { .. }) if self.is_freeing => {
+                engine.with_space(|| engine.space.reserve_last(&engine.disk))?
+            }
             other => other?,
         };
         self.reserved_pages += extents.iter().map(|e| e.pages).sum::<u64>();

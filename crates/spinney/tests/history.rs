@@ -121,7 +121,8 @@ impl History {
             let upto = self.commits.get(at).map_or(u64::MAX, |commit| commit.seq);
             while let Some((seq, view)) = next.next_if(|(seq, _)| *seq < upto) {
                 if *state != view.state {
-                    let differs = state.keys().chain(view.state.keys()).find(|key| state.get(key) != view.state.get(key));
+                    let differs =
+                        state.keys().chain(view.state.keys()).find(|key| state.get(key) != view.state.get(key));
                     let place = differs.unwrap();
                     let (is, shown) = (state.get(place), view.state.get(place));
                     return Err(format!("{} at {seq}: {place:?} shows {shown:?}, and was {is:?}", view.what));

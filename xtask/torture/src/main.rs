@@ -9,10 +9,10 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::cast_possible_truncation, reason = "numbers here are small")]
 
-mod model; // what must be there
-mod plan; // what writers do
 mod disks; // full, read-only, somebody else's
 mod faults; // in-process phases of a long run: a disk that fails
+mod model; // what must be there
+mod plan; // what writers do
 mod short; // calls that do less than asked for
 mod soak; // hours of it
 mod soak_child; // the process that is killed

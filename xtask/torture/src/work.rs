@@ -13,13 +13,7 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use spinney::{Database, Durability, Error, Family, Options, Seq, SimDisk, Snapshot};
-use std::{
-    collections::HashMap,
-    io::Write,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 /// Writes a line to standard output in one call.
 pub(crate) fn tell(line: &str) {
