@@ -154,9 +154,11 @@ impl Worker {
 
     fn work(&mut self, until: u64) -> anyhow::Result<End> {
         loop {
-            let step = if self.counter < until { self.step() } else { self.close() };
+            // Done is what was closed without an error: else nobody knows what is there without opening it again.
+            let is_last = self.counter >= until && self.db.is_some();
+            let step = if is_last { self.close() } else { self.step(until) };
             let Err(error) = step else {
-                if self.counter >= until && self.db.is_none() {
+                if is_last {
                     return Ok(End::Done);
                 }
                 continue;
@@ -186,9 +188,12 @@ impl Worker {
         }
     }
 
-    fn step(&mut self) -> anyhow::Result<()> {
+    fn step(&mut self, until: u64) -> anyhow::Result<()> {
         if self.db.is_none() {
             self.open()?;
+            if self.counter == until {
+                return Ok(()); // the last one's outcome was not known, and it is there
+            }
         }
         let db = self.db.clone().context("just opened")?;
         let next = self.counter + 1;
