@@ -15,6 +15,7 @@ mod read; // every record, without the engine
 mod step; // one child process: announced, run, timed
 mod test; // does everything the README promises hold
 mod tidy; // rules of the house that no compiler knows
+mod torture; // what only real processes meet
 mod workspace; // where things are
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,12 @@ enum Command {
     Tidy,
     /// Cuts the power at every storage call of random workloads, reopens, and compares with the model
     Crash(crash::Arguments),
+    /// Lets each system call of a real process go wrong in turn (`strace`), and judges the file: `--workloads N --seed S`
+    Syscalls(torture::Arguments),
+    /// Disks that fill up, that are read-only, that belong to somebody else; mounts small ones where it may
+    Disks(torture::Arguments),
+    /// A mixed workload in a process that is killed again and again, for `--minutes M --seed S`; nothing may be lost, nothing may grow
+    Soak(torture::Arguments),
     /// Measures: `commits` is small ones and `families` writers of large ones, beside the bare disk; else a file in benches/benches
     Bench(bench::Arguments),
     /// Shows what a database file holds, or one of its pages, for people; writes nothing
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Tidy => tidy::run(),
         Command::Crash(arguments) => crash::run(&arguments),
+        Command::Syscalls(arguments) => torture::run("syscalls", &arguments),
+        Command::Disks(arguments) => torture::run("disks", &arguments),
+        Command::Soak(arguments) => torture::run("soak", &arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Dump(arguments) => dump::run(&arguments),
         Command::Read(arguments) => read::run(&arguments),

@@ -14,6 +14,7 @@ use crate::{
     owners::OwnerTable,
     page::PagePtr,
     pipeline::{Goal, Pipeline},
+    process,
     readers::{REGISTERING, Readers},
     slots::WriterSlots,
     space::Space,
@@ -41,6 +42,8 @@ const CHECKPOINT_STAMPS: u64 = 1024;
 pub(crate) struct Engine {
     pub(crate) disk: Disk,
     pub(crate) options: FileOptions,
+    /// The process that may use it.
+    pub(crate) opened_by: u32,
     pub(crate) space: Space,
     pub(crate) cache: PageCache,
     pub(crate) budget: Arc<Budget>,
@@ -261,8 +264,15 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
+    /// [`FileError::Forked`] in any other process than the one that opened the file.
+    pub(crate) fn check_process(&self) -> Result<(), FileError> {
+        if process::id() == self.opened_by { Ok(()) } else { Err(FileError::Forked) }
+    }
+
+    /// # Errors
+    /// [`FileError::Forked`], [`FileError::Closed`], [`FileError::ReadOnly`] or [`FileError::Poisoned`] when the file takes no changes.
     pub(crate) fn check_writable(&self) -> Result<(), FileError> {
+        self.check_process()?;
         if self.pipeline.is_closed() {
             Err(FileError::Closed)
         } else if self.options.read_only {

@@ -145,6 +145,10 @@ pub enum FileError {
     /// Opened for reading only.
     #[error("the file is open for reading only")]
     ReadOnly,
+
+    /// This process inherited the open file from the one it was forked from, and must not touch it. Open it anew.
+    #[error("the file was opened by the process that this one was forked from: open it here, once it is closed there")]
+    Forked,
 }
 
 impl FileError {

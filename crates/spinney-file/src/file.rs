@@ -169,6 +169,15 @@ impl PagedFile {
         Ok(extents)
     }
 
+    /// Whether this is the process that opened the file. One that was forked from it has a copy of the handle that is good for nothing
+    /// but being dropped.
+    ///
+    /// # Errors
+    /// [`FileError::Forked`].
+    pub fn check_process(&self) -> Result<(), FileError> {
+        self.engine().check_process()
+    }
+
     /// Makes a last checkpoint and closes: later calls through other handles get [`FileError::Closed`].
     ///
     /// # Errors
@@ -180,6 +189,7 @@ impl PagedFile {
 
 impl Life {
     fn close(&self) -> Result<(), FileError> {
+        self.engine.check_process()?;
         // Two that close at once: the second waits for the first.
         let mut maintenance = self.maintenance.lock();
         // The thread first, so that nothing else makes a checkpoint.
@@ -204,6 +214,11 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
+        if self.engine.check_process().is_err() {
+            // The thread to be stopped is the parent's, which goes on working.
+            std::mem::forget(self.maintenance.get_mut().take());
+            return;
+        }
         // Whoever wants to know calls `close`; recovery makes up for a failure here.
         drop(if std::thread::panicking() {
             // No checkpoint: who knows what the panic was about. What was committed is another matter.

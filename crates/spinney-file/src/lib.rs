@@ -16,6 +16,7 @@
 mod error; // what can go wrong, and what to do then
 mod options; // how a file is opened
 mod page; // what a page is on disk, and how it is proved whole
+mod process; // whose file it is: a child that is forked inherits none
 mod storage; // what a file must be able to do; the only module that makes system calls
 
 // what stands between pages and the disk,

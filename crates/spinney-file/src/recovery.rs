@@ -27,6 +27,7 @@ use crate::{
     options::{FileOptions, Sabotage},
     owners::{NO_OWNER, OwnerTable},
     pipeline::{Pipeline, PipelineStart, set_root},
+    process,
     readers::Readers,
     slots::WriterSlots,
     space::{Space, why},
@@ -219,6 +220,7 @@ fn build(
     newest.seq_limit = seq_limit;
     newest.stamp_limit = stamp_limit;
     let engine = Engine {
+        opened_by: process::id(),
         space,
         cache: PageCache::new(Arc::clone(&budget)),
         budget: Arc::clone(&budget),

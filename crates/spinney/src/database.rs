@@ -137,6 +137,11 @@ impl Core {
         if self.closed.load(Ordering::Relaxed) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// Refuses a process that was forked from the one that opened the database.
+    fn check_process(&self) -> Result<()> {
+        self.file.check_process().map_err(|error| self.lift(error.into()))
+    }
+
     pub(crate) fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -153,6 +158,9 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if self.core.check_process().is_err() {
+            return; // its threads and its file are the parent's
+        }
         self.maintainer.stop();
         // Nobody is left to be told. What was promised is durable; the next opening recovers the rest.
         let _ = self.core.close();
@@ -280,6 +288,7 @@ impl Database {
     /// # Errors
     /// What the checkpoint failed with. Even then nothing acknowledged is lost: the next opening recovers it.
     pub fn close(self) -> Result<()> {
+        self.core().check_process()?;
         self.shared.maintainer.stop();
         self.core().close()
     }

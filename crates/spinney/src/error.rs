@@ -199,6 +199,13 @@ pub enum Error {
     #[error("the database is open for reading only: open it with `read_only(false)` to write")]
     ReadOnly,
 
+    /// The database was opened by the process that this one was forked from. The handle is of no use here.
+    #[error("{file} was opened by the process that this one was forked from: open it here, once it is closed there")]
+    Forked {
+        /// What was opened.
+        file: String,
+    },
+
     /// A handle belongs to another database than the transaction or snapshot it was used with.
     #[error("family `{family}` belongs to another database")]
     OtherDatabase {
@@ -399,6 +406,7 @@ impl Error {
             }
             FileError::Closed => Self::Closed,
             FileError::ReadOnly => Self::ReadOnly,
+            FileError::Forked => Self::Forked { file: file() },
             // The file layer may learn new errors: unknown ones keep their own words.
             other => Self::Io { op: "using", at: 0, source: Arc::new(io::Error::other(other)) },
         }

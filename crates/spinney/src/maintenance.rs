@@ -177,6 +177,7 @@ impl Core {
         // A writer that comes again and again lets it in like any other.
         let mut txn = self.file.begin(&[owner], Wait::For(BUSY_PAUSE))?;
         let part = txn.part(owner).expect("a transaction has the parts it was begun for");
+        part.clears();
         let mut tree = FamilyTxn::new(part)?;
         let freed = tree.family(part).collect(pages)?;
         let is_empty = tree.family(part).graveyard_is_empty()?;

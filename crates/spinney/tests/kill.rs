@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use spinney::{Database, Durability, Options, Result};
+use spinney::{Database, Durability, Error, Options, Result};
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -35,8 +35,27 @@ fn value(writer: usize, counter: u64) -> Vec<u8> {
     vec![(counter % 251) as u8; bytes]
 }
 
-/// Commits for ever, one thread per family; reports `writer counter` after each durable commit. Every other commit also
-/// counts in the family that all share.
+/// Entries of a large transaction, which replaces all of them: some hundred pages.
+const LARGE: u64 = 120;
+
+/// One transaction in so many is a large one.
+const LARGE_EVERY: u64 = 23;
+
+fn large_name(i: usize) -> String {
+    format!("large {i}")
+}
+
+/// What survives a killed process: all that is at least with the operating system.
+fn durability(counter: u64) -> Durability {
+    match counter % 5 {
+        0 => Durability::Eventual,
+        1 => Durability::Buffered,
+        _ => Durability::Immediate,
+    }
+}
+
+/// Commits for ever, one thread per family; reports `writer counter` after each commit that must survive. Every other commit also
+/// counts in the family that all share, and some replace all entries of another family.
 fn child(path: &Path) -> Result<()> {
     let db = open(path)?;
     let shared = db.family("shared")?;
@@ -45,11 +64,14 @@ fn child(path: &Path) -> Result<()> {
             let (db, shared) = (&db, &shared);
             scope.spawn(move || -> Result<()> {
                 let family = db.family(&family_name(writer))?;
+                let large = db.family(&large_name(writer))?;
                 let next =
                     db.snapshot().last(&family)?.map_or(0, |(k, _)| u64::from_be_bytes(k[..].try_into().unwrap()) + 1);
                 for counter in next.. {
-                    let mut txn =
-                        if counter.is_multiple_of(2) { db.begin([&family, shared])? } else { family.begin()? };
+                    let mut members = vec![&family];
+                    members.extend(counter.is_multiple_of(2).then_some(shared));
+                    members.extend(counter.is_multiple_of(LARGE_EVERY).then_some(&large));
+                    let mut txn = db.begin(members)?;
                     txn.family(&family)?.insert(key(counter), value(writer, counter))?;
                     if counter.is_multiple_of(2) {
                         txn.family(shared)?.insert([writer as u8], key(counter))?;
@@ -57,9 +79,12 @@ fn child(path: &Path) -> Result<()> {
                     if counter >= 300 {
                         txn.family(&family)?.remove_range(..&key(counter - 300)[..])?;
                     }
-                    let durable = !counter.is_multiple_of(5);
-                    txn.commit_with(if durable { Durability::Immediate } else { Durability::Eventual })?;
-                    if durable {
+                    if counter.is_multiple_of(LARGE_EVERY) {
+                        let mut all = txn.family(&large)?;
+                        (0..LARGE).try_for_each(|i| all.insert(key(i), value(writer, counter + i)).map(drop))?;
+                    }
+                    txn.commit_with(durability(counter))?;
+                    if durability(counter) != Durability::Eventual {
                         let mut out = std::io::stdout().lock();
                         writeln!(out, "committed {writer} {counter}")
                             .and_then(|()| out.flush())
@@ -73,13 +98,27 @@ fn child(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The newest counter of each writer, after checking that what should be there is, whole.
+/// Checks that what should be there is, whole: for somebody who only reads, for the one who recovers, and for the next.
 fn verify(path: &Path, reported: &[Option<u64>; FAMILIES]) -> Result<()> {
+    match Options::new().read_only(true).open(path) {
+        // Killed while it was being made: it is none yet, and nobody who may not write makes it one.
+        Err(Error::NotADatabase { .. } | Error::Missing { .. }) if reported.iter().all(Option::is_none) => {}
+        db => verify_as(&db?, reported)?,
+    }
     let db = open(path)?;
+    verify_as(&db, reported)?;
+    drop(db);
+    verify_as(&open(path)?, reported)
+}
+
+fn verify_as(db: &Database, reported: &[Option<u64>; FAMILIES]) -> Result<()> {
     let report = db.check()?;
     assert!(report.is_sound(), "{:?}", report.problems);
     let snap = db.snapshot();
-    let shared = db.family("shared")?;
+    let Some(shared) = db.open_family("shared")? else {
+        assert!(reported.iter().all(Option::is_none));
+        return Ok(());
+    };
     for (writer, &reported) in reported.iter().enumerate() {
         let Some(family) = db.open_family(&family_name(writer))? else {
             assert_eq!(reported, None);
@@ -99,8 +138,20 @@ fn verify(path: &Path, reported: &[Option<u64>; FAMILIES]) -> Result<()> {
         // The shared family was changed in the same transactions.
         let even = snap.get(&shared, [writer as u8])?.map(|v| u64::from_be_bytes(v[..].try_into().unwrap()));
         assert_eq!(even, Some(last - last % 2), "writer {writer}: a transaction over two families is whole");
+        let Some(large) = db.open_family(&large_name(writer))? else {
+            assert!(last < LARGE_EVERY);
+            continue;
+        };
+        let newest = last - last % LARGE_EVERY;
+        let mut entries = snap.range(&large, ..);
+        for i in 0..LARGE {
+            let (k, v) = entries.next().expect("a large transaction is whole")?;
+            assert_eq!(k[..], key(i));
+            assert_eq!(v[..], value(writer, newest + i), "writer {writer}: entry {i} is not of {newest}");
+        }
+        assert!(entries.next().is_none());
     }
-    db.close()
+    Ok(())
 }
 
 #[test]

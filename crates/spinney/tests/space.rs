@@ -1,6 +1,6 @@
 //! Memory and file stay bounded, and statistics say what holds the space.
 
-use spinney::{Database, Durability, Options, Result};
+use spinney::{Database, Durability, Error, Options, Result};
 
 const BUDGET: u64 = 1 << 20;
 
@@ -159,5 +159,63 @@ fn space_adds_up() -> Result<()> {
     ];
     assert!(parts.iter().all(|&part| part > 0) || space.awaiting_checkpoint_bytes == 0, "{space}");
     assert_eq!(parts.iter().sum::<u64>(), space.file_bytes, "{space}");
+    Ok(())
+}
+
+/// Whatever filled the file to its last page: entries, ranges and families can be removed, again and again, and there is room again.
+#[test]
+fn a_full_database_can_be_emptied() -> Result<()> {
+    for (bytes, limit, durability) in [
+        (300, 1 << 20, Durability::Immediate),
+        (3000, 1 << 20, Durability::Eventual),
+        (900, 3 << 20, Durability::Eventual),
+        (3000, 4 << 20, Durability::Immediate),
+        (20_000, 2 << 20, Durability::Immediate),
+    ] {
+        let db = options().max_file_size(limit).log_size_max(64 << 10).in_memory()?;
+        let (family, other) = (db.family("f")?, db.family("other")?);
+        let fill = |family: &spinney::Family, mut next: u64, bytes: usize| -> Result<u64> {
+            loop {
+                let mut txn = family.begin()?;
+                match txn.insert(next.to_be_bytes(), vec![7; bytes]).and_then(|_| txn.commit_with(durability)) {
+                    Ok(_) => next += 1,
+                    Err(Error::Full { .. }) => return Ok(next),
+                    Err(error) => panic!("{bytes} bytes, limit {limit}: {error}"),
+                }
+            }
+        };
+        let mut first = 0;
+        let mut next = fill(&family, 0, bytes)?;
+        let others = fill(&other, 0, 50)?;
+        for round in 0..6 {
+            let what = format!("{bytes} bytes, limit {limit}, round {round}, {}", db.stats()?.space);
+            assert!(next > first + 8, "{what}");
+            // Entry by entry, without anybody making a checkpoint for it.
+            for _ in 0..4 {
+                let mut txn = family.begin()?;
+                assert!(txn.remove(first.to_be_bytes()).unwrap_or_else(|error| panic!("{error}: {what}")));
+                txn.commit_with(durability).unwrap_or_else(|error| panic!("{error}: {what}"));
+                first += 1;
+            }
+            next = fill(&family, next, bytes)?;
+            let middle = first + (next - first) / 2;
+            let mut txn = family.begin()?;
+            txn.remove_range(..&middle.to_be_bytes()[..]).unwrap_or_else(|error| panic!("{error}: {what}"));
+            txn.commit_with(durability).unwrap_or_else(|error| panic!("{error}: {what}"));
+            let removed = middle - first;
+            first = middle;
+            while db.maintain(1000)? > 0 {}
+            db.checkpoint()?;
+            let filled = fill(&family, next, bytes)?;
+            assert!(filled - next >= removed / 2, "{removed} entries made room for {}: {what}", filled - next);
+            next = filled;
+            assert!(db.check()?.is_sound(), "{what}");
+        }
+        assert_eq!(db.snapshot().len(&family)?, next - first);
+        assert_eq!(db.snapshot().len(&other)?, others);
+        assert!(db.drop_family("f")?);
+        while db.maintain(1000)? > 0 {}
+        assert!(fill(&other, others, bytes)? > others + 8, "a dropped family made no room");
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@ mod sys; // vectored calls, RWF_DSYNC, fallocate
 #[path = "os_file/portable.rs"]
 mod sys; // the same by means of the standard library
 
-use crate::{FileError, IoOp, Storage};
+use crate::{FileError, IoOp, Storage, process};
 use std::{
     fs::{self, File, FileType, Metadata, OpenOptions, TryLockError},
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -27,13 +27,14 @@ use std::{
 /// | [`drop_cache`](Storage::drop_cache) | `posix_fadvise(DONTNEED)` | nothing |
 ///
 /// The lock is `flock` (`LockFileEx` on Windows): it belongs to the open file, so a second opening in the same process
-/// meets it too, and closing some other handle does not drop it.
+/// meets it too, and closing some other handle does not drop it. A process that is forked shares it, and may not write.
 #[derive(Debug)]
 pub struct OsFile {
     file: File,
     path: PathBuf,
     writable: bool,
     sys: sys::Abilities,
+    opened_by: u32,
 }
 
 impl OsFile {
@@ -112,14 +113,30 @@ impl OsFile {
     }
 
     fn over(file: File, path: &Path, writable: bool) -> Self {
-        Self { file, path: path.to_path_buf(), writable, sys: sys::Abilities::default() }
+        Self { file, path: path.to_path_buf(), writable, sys: sys::Abilities::default(), opened_by: process::id() }
     }
 
     fn changeable(&self) -> io::Result<()> {
+        // Asked of every write: a transaction may have been begun before its process was forked.
+        if process::id() != self.opened_by {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, FileError::Forked));
+        }
         if self.writable {
             return Ok(());
         }
         Err(io::Error::new(ErrorKind::PermissionDenied, "the file is open for reading only"))
+    }
+}
+
+impl Drop for OsFile {
+    /// Closing alone does not free the lock while a copy of the descriptor lives on, and each program that this process starts has one
+    /// between `fork` and `exec`: whoever closed the file could not open it again at once.
+    fn drop(&mut self) {
+        // A forked child's copy is the same lock, and the parent's.
+        if process::id() == self.opened_by {
+            // Nobody could do anything about it; closing frees it a little later.
+            let _ = self.file.unlock();
+        }
     }
 }
 

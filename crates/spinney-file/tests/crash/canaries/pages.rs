@@ -34,7 +34,7 @@ fn a_checkpoint_while_a_snapshot_registers(sabotage: Option<Sabotage>) -> Result
     });
     let snapshot = file.snapshot();
     assert!(!interlude.is_set());
-    for number in 3..40 {
+    for number in 3..120 {
         commit_page(&file, OWNERS[2], number)?;
     }
     let (state, _) = state_in(&snapshot, &OWNERS)?;
