@@ -122,8 +122,8 @@ impl FamilyTxn {
             let root = self.family(part).list_all()?;
             part.set_root(root.encode());
         } else {
-            let effects = self.pending(part).effects();
-            part.set_effects(effects);
+            let (effects, keys) = self.pending(part).effects();
+            part.set_effects(effects, keys);
         }
         Ok(())
     }

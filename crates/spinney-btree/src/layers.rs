@@ -252,15 +252,17 @@ impl Pending {
         }
     }
 
-    /// For the log: one effect per key, in order. Nothing when nothing is different in the end.
-    pub(crate) fn effects(&self) -> Vec<u8> {
+    /// For the log: one effect per key, in order, and of how many keys. Nothing when nothing is different in the end.
+    pub(crate) fn effects(&self) -> (Vec<u8>, usize) {
         let mut out = Vec::with_capacity(self.bytes + 1);
+        let mut keys = 0;
         for &(table, ref changes) in &self.tables {
             for (key, change) in changes.iter().filter(|(_, change)| change.existed || change.known.is_some()) {
                 Effect { table, key, value: change.known.as_deref(), existed: change.existed }.encode(&mut out);
+                keys += 1;
             }
         }
-        out
+        (out, keys)
     }
 
     /// For pages: what was done, by table and in order.

@@ -13,6 +13,7 @@ use crate::{
     owners::{NO_OWNER, SavedOwners},
     page::{PageHeader, PagePtr},
     pipeline::{Cut, Goal, set_root},
+    space::Room,
     space::{KIND_MAP_DIRECTORY, KIND_MAP_REGION},
     superblock::{SLOT_AT, Superblock},
     version::{Version, leaf_of},
@@ -316,7 +317,7 @@ impl Engine {
         let bytes = (goal - blocks) * BLOCK_BYTES;
         let most = self.space.map(|map| map.geometry().max_run_pages());
         let pages = bytes.div_ceil(self.disk.page_bytes as u64).min(most);
-        let Ok(extent) = self.space.reserve_run(&self.disk, pages) else { return Ok((layout, None)) };
+        let Ok(extent) = self.space.reserve_run(&self.disk, pages, Room::Adds) else { return Ok((layout, None)) };
         let extents = layout.extents().iter().copied().chain([extent]).collect();
         match RingLayout::new(extents, newest_page_bytes(self)).filter(|_| self.zero(extent).is_ok()) {
             Some(larger) => Ok((larger, Some(extent))),

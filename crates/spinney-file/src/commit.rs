@@ -145,6 +145,7 @@ impl Engine {
     /// Everything up to and including the append: rules 3 to 6.
     fn append_commit(&self, parts: &mut [Part], durability: Durability) -> Result<Appended, FileError> {
         let mut changed: Vec<&mut Part> = parts.iter_mut().filter(|part| part.is_changed()).collect();
+        changed.iter_mut().try_for_each(|part| part.assure_merge())?;
         let mut shares: Vec<Share> = changed.iter_mut().map(|part| Share::of(part)).collect();
         let done = if shares.iter().all(Share::is_small) {
             self.append_small(&mut shares, durability)?
@@ -154,6 +155,7 @@ impl Engine {
         };
         for (part, share) in changed.into_iter().zip(shares) {
             part.written_early.clear(); // from the append on these pages belong to the commit
+            part.promised_pages = 0; // and what it was promised to what it left
             if !share.is_small() {
                 self.appetites.note(share.owner, share.written.pages());
             }
@@ -332,6 +334,8 @@ pub(crate) enum Kind {
     /// Its effects are in the log, and in memory.
     Small {
         effects: Bytes,
+        /// Pages that merging them may take.
+        promised_pages: u64,
         /// What stood above the owner's root when they were added, and what does then.
         before: Option<Above>,
         after: Option<Above>,
@@ -352,7 +356,12 @@ impl Share {
             let spilled = !part.written_early.is_empty();
             Kind::Image { pages: part.take_private(), spilled }
         } else {
-            Kind::Small { effects: std::mem::take(&mut part.effects).into(), before: None, after: None }
+            Kind::Small {
+                effects: std::mem::take(&mut part.effects).into(),
+                promised_pages: part.promised_pages,
+                before: None,
+                after: None,
+            }
         };
         Self {
             owner: part.owner,
@@ -370,7 +379,7 @@ impl Share {
 
     /// Adds the effects of a small share to what stands above its owner's root now.
     fn add(&mut self, engine: &Engine, now: Option<&Above>) -> Result<(), &'static str> {
-        let Kind::Small { effects, before, after } = &mut self.kind else { return Ok(()) };
+        let Kind::Small { effects, before, after, .. } = &mut self.kind else { return Ok(()) };
         let add = engine.options.small_commits.as_ref().ok_or("effects of a layer that keeps none")?.add;
         *after = Some(add(now, self.root.stamp, effects.clone())?);
         *before = now.cloned();

@@ -38,6 +38,7 @@ mod version; // owner -> root at one seq, in memory
 
 // who may do what,
 
+mod promises; // pages that merging will take
 mod readers; // which snapshots live
 mod slots; // one writer per owner
 mod space; // the allocator, with its map pages and a growing file

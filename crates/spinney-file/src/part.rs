@@ -12,6 +12,8 @@ use crate::{
     options::Sabotage,
     page::PagePtr,
     pages::Pages,
+    promises::Promises,
+    space::Room,
     version::{Above, OwnerRoot},
 };
 use bytes::Bytes;
@@ -48,10 +50,12 @@ pub struct Part {
     pending: Option<Pending>,
     /// The same for the log.
     pub(crate) effects: Vec<u8>,
+    /// How many keys they are about.
+    effect_keys: usize,
+    /// Pages that merging them may take, until the commit is appended.
+    pub(crate) promised_pages: u64,
     /// Pages may change, and the commit writes them.
     pub(crate) in_pages: bool,
-    /// Merges what small commits left, with the turn of checkpoints held: nothing here may wait for one.
-    is_merge: bool,
     pub(crate) root: Descriptor,
     pub(crate) first_stamp: Stamp,
     pub(crate) stamp: Stamp,
@@ -71,17 +75,6 @@ pub struct Part {
     pub(crate) written_early: ExtentSet,
     pub(crate) freed: Vec<Freed>,
     room: Room,
-}
-
-/// Whether the pages that are kept for removing data are there for a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    /// It has only removed so far.
-    Removes,
-    /// It has added something.
-    Adds,
-    /// It removes something large, whatever small things it adds for it.
-    Clears,
 }
 
 impl Part {
@@ -109,7 +102,7 @@ impl Part {
     pub(crate) fn for_merge(engine: Arc<Engine>, owner: Owner, base: OwnerRoot) -> Result<Self, FileError> {
         let stamp = engine.draw_kept_stamp()?;
         let mut part = Self::on(engine, owner, base, stamp);
-        (part.in_pages, part.is_merge) = (true, true);
+        (part.in_pages, part.room) = (true, Room::Merges);
         Ok(part)
     }
 
@@ -120,8 +113,9 @@ impl Part {
             above: None,
             pending: None,
             effects: Vec::new(),
+            effect_keys: 0,
+            promised_pages: 0,
             in_pages: false,
-            is_merge: false,
             root: base.root,
             first_stamp: stamp,
             stamp,
@@ -193,10 +187,33 @@ impl Part {
     }
 
     /// What the log will tell about a small commit: given to [`SmallCommits::add`](crate::SmallCommits::add) at the commit, and again
-    /// after a crash. None: it changes nothing.
-    pub fn set_effects(&mut self, effects: Vec<u8>) {
+    /// after a crash. None: it changes nothing. `keys` is how many keys it is about.
+    pub fn set_effects(&mut self, effects: Vec<u8>, keys: usize) {
         assert!(!self.in_pages || effects.is_empty(), "a part in pages tells of them");
-        self.effects = effects;
+        (self.effects, self.effect_keys) = (effects, keys);
+    }
+
+    /// A small part has the pages promised that merging it will take, or changes pages now, of which it knows how many it takes.
+    ///
+    /// # Errors
+    /// [`FileError::Full`], and those of [`enter_pages`](Part::enter_pages).
+    pub(crate) fn assure_merge(&mut self) -> Result<(), FileError> {
+        if self.in_pages {
+            return Ok(());
+        }
+        let engine = &self.engine;
+        let used = engine.space.map(|map| map.file_pages() - map.free_count());
+        let (keys, bytes) = (self.effect_keys as u64, self.effects.len() as u64);
+        let pages = Promises::for_commit(keys, bytes, used, self.page_len());
+        if engine.space.promise(&engine.disk, pages, self.room) {
+            self.promised_pages = pages;
+            return Ok(());
+        }
+        let small = engine.options.small_commits.ok_or(FileError::Option("effects of a layer that keeps none"))?;
+        let effects = std::mem::take(&mut self.effects);
+        self.enter_pages()?;
+        let above = (small.add)(None, self.stamp, effects.into()).map_err(FileError::Option)?;
+        (small.merge)(self, &(small.freeze)(&above))
     }
 
     /// What was set.
@@ -225,7 +242,9 @@ impl Part {
 
     /// What this part adds serves to remove more: it may use all the pages there are.
     pub fn clears(&mut self) {
-        self.room = Room::Clears;
+        if self.room != Room::Merges {
+            self.room = Room::Clears;
+        }
     }
 
     /// The descriptor: the family's tip at begin, later what [`set_root`](Part::set_root) stored.
@@ -321,10 +340,7 @@ impl Part {
             Some(run) => run,
             None => {
                 let engine = &self.engine;
-                self.with_space(|| match self.room {
-                    Room::Adds => engine.space.reserve_run(&engine.disk, pages),
-                    _ => engine.space.with(&engine.disk, |map| map.reserve_run(pages)),
-                })?
+                self.with_space(|| engine.space.reserve_run(&engine.disk, pages, self.room))?
             }
         };
         // Known as written early until bytes arrive: whatever happens, it is accounted for.
@@ -410,7 +426,8 @@ impl Part {
         if self.private_bytes == 0 {
             return Ok(());
         }
-        let stamp = if self.is_merge { self.engine.draw_kept_stamp()? } else { self.engine.draw_stamp()? };
+        let stamp =
+            if self.room == Room::Merges { self.engine.draw_kept_stamp()? } else { self.engine.draw_stamp()? };
         self.broken = true; // until all of them are written
         let pages = self.take_private();
         self.engine.flush_images(&pages)?;
@@ -488,9 +505,9 @@ impl Part {
             0 => engine.appetites.of(self.owner).clamp(ARENA_PAGES_MIN, most),
             so_far => so_far.clamp(ARENA_PAGES_MIN, most),
         };
-        let keeps = self.room == Room::Adds && !self.is_merge;
+        let room = self.room;
         let reserve = |pages| {
-            self.with_space(|| engine.space.reserve(&engine.disk, pages, keeps, |map, pages| map.reserve(pages)))
+            self.with_space(|| engine.space.reserve(&engine.disk, pages, room, |map, pages| map.reserve(pages)))
         };
         let extents = match reserve(want) {
             // No room for an arena; there may be room for a page.
@@ -504,7 +521,7 @@ impl Part {
 
     /// Runs `reserve`; when the file is full, a checkpoint may help, unless this is part of one.
     fn with_space<T>(&self, reserve: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
-        if self.is_merge { reserve() } else { self.engine.with_space(reserve) }
+        if self.room == Room::Merges { reserve() } else { self.engine.with_space(reserve) }
     }
 
     fn page_len(&self) -> u64 {
@@ -606,6 +623,7 @@ impl Pages for Part {
 /// Abort: every page of this part is free at once. After a commit there is nothing left to return.
 impl Drop for Part {
     fn drop(&mut self) {
+        self.engine.space.end_promise(self.promised_pages);
         if !self.in_pages {
             return self.engine.options.interlude(); // it has no page
         }

@@ -21,6 +21,7 @@ use crate::{
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, LogId, RingLayout},
     options::FileOptions,
     owners::OwnerTable,
+    promises::Promises,
     version::{Above, OwnerRoot, Version, leaf_of},
     waiting::{Failed, Progress, Waiting},
 };
@@ -153,13 +154,20 @@ struct Append {
     changed: BTreeSet<u32>,
     /// Owners that have something above their root in the newest version, and what it takes in memory: in all, and of that what is
     /// frozen.
-    above: BTreeMap<Owner, AboveBytes>,
+    above: BTreeMap<Owner, AboveSize>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct AboveBytes {
-    all: u64,
-    frozen: u64,
+struct Size {
+    bytes: u64,
+    /// Promised for merging it.
+    pages: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct AboveSize {
+    all: Size,
+    frozen: Size,
 }
 
 struct LogWriter {
@@ -219,6 +227,7 @@ pub(crate) struct Pipeline {
     append: Mutex<Append>,
     log: Mutex<LogWriter>,
     budget: Arc<Budget>,
+    promises: Arc<Promises>,
     waiting: Waiting<(Seq, Goal)>,
     visible: ArcSwap<Version>,
     appended: AtomicU64,
@@ -240,6 +249,7 @@ pub(crate) struct Pipeline {
 pub(crate) struct PipelineStart {
     pub(crate) file_id: LogId,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) promises: Arc<Promises>,
     pub(crate) layout: RingLayout,
     /// Where the log of the newest checkpoint begins, and where the next group goes.
     pub(crate) tail: u64,
@@ -277,6 +287,7 @@ impl Pipeline {
                 above: BTreeMap::new(),
             }),
             budget: start.budget,
+            promises: start.promises,
             log: Mutex::new(LogWriter {
                 tail: start.tail,
                 layout: start.layout,
@@ -489,6 +500,7 @@ mod tests {
             let pipeline = Pipeline::new(PipelineStart {
                 file_id: [1; 16],
                 budget: Arc::new(Budget::new(1 << 20)),
+                promises: Arc::default(),
                 layout,
                 tail,
                 head,

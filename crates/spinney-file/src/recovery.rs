@@ -28,9 +28,10 @@ use crate::{
     owners::{NO_OWNER, OwnerTable},
     pipeline::{Pipeline, PipelineStart, set_root},
     process,
+    promises::Promises,
     readers::Readers,
     slots::WriterSlots,
-    space::{Space, why},
+    space::{Room, Space, why},
     storage::Storage,
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
@@ -103,7 +104,14 @@ fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
             above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
         }
         if let Some(above) = above {
-            engine.pipeline.adopt(&engine.owners, owner, above, commits.iter().map(|effects| effects.len()).sum());
+            let bytes = commits.iter().map(|effects| effects.len()).sum();
+            engine.pipeline.adopt(
+                &engine.owners,
+                owner,
+                above,
+                bytes,
+                engine.space.promise_again(&engine.disk, commits.len(), bytes),
+            );
         }
     }
     Ok(())
@@ -192,7 +200,8 @@ fn build(
     }
     let map = Allocator::open(geometry, file_pages, superblock.map.clone()).map_err(|e| damaged(why(&e)))?;
     let max_pages = (options.max_file_bytes / page_bytes).min(geometry.max_file_pages());
-    let space = Space::new(map, max_pages);
+    let promises = Arc::new(Promises::default());
+    let space = Space::new(map, max_pages, Arc::clone(&promises));
     let owners = OwnerTable::new(disk.page_bytes, superblock.owners.clone());
 
     // Rule 17: before it at most a torn superblock is wiped. Everything accepted is on stable storage: it was synced before it was read.
@@ -231,6 +240,7 @@ fn build(
         pipeline: Pipeline::new(PipelineStart {
             file_id: superblock.file_id,
             budget,
+            promises,
             layout: scan.layout.clone(),
             tail: superblock.log_start,
             head,
@@ -387,7 +397,7 @@ impl Engine {
         self.owners.ensure_homes(
             &self.disk,
             leaf,
-            || self.with_space(|| self.space.with(&self.disk, |map| map.reserve_run(2))),
+            || self.with_space(|| self.space.reserve_run(&self.disk, 2, Room::Clears)),
             |pair| self.space.map(|map| map.mark_permanent(pair)),
             |pair| self.space.give_back([pair]),
         )

@@ -5,9 +5,14 @@ use crate::{
     error::{FileError, IoOp},
     owners::NO_OWNER,
     page::PagePtr,
+    promises::Promises,
 };
 use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 pub(crate) const KIND_MAP_REGION: u8 = 1;
 pub(crate) const KIND_MAP_DIRECTORY: u8 = 2;
@@ -22,6 +27,24 @@ const KEPT_PAGES_MIN: u64 = 16;
 const KEPT_PAGES_MAX: u64 = 64;
 const FILE_PAGES_PER_KEPT: u64 = 128;
 
+/// What a key and its value take in a log, to tell from its bytes how many there are.
+const BYTES_PER_RECOVERED_KEY: usize = 32;
+/// Pages of a larger file that nobody can have: those that describe a new region.
+const DESCRIBING_PAGES: u64 = 8;
+
+/// Who wants pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It has only removed so far.
+    Removes,
+    /// It has added something.
+    Adds,
+    /// It removes something large, whatever small things it adds for it.
+    Clears,
+    /// It merges, and has been promised what it takes.
+    Merges,
+}
+
 /// The file grows rather than that an arena gets less than this part of what it wants.
 const ARENA_PARTS: u64 = 8;
 
@@ -35,11 +58,61 @@ pub(crate) struct Space {
     /// Held while the file grows, so that two writers do not both extend it. Never together with `map`.
     growing: Mutex<()>,
     max_pages: u64,
+    promises: Arc<Promises>,
+    /// How far the file could grow when somebody asked last, in pages.
+    growable: AtomicU64,
 }
 
 impl Space {
-    pub(crate) fn new(map: Allocator, max_pages: u64) -> Self {
-        Self { map: Mutex::new(map), growing: Mutex::new(()), max_pages }
+    pub(crate) fn new(map: Allocator, max_pages: u64, promises: Arc<Promises>) -> Self {
+        Self { map: Mutex::new(map), growing: Mutex::new(()), max_pages, promises, growable: AtomicU64::new(0) }
+    }
+
+    /// Promises pages to what a small commit leaves, if there are as many besides all that was promised before; those that only removing
+    /// may take not to one that adds. They are taken, and the file grows, when it is merged. If others fill the file system in the
+    /// meantime, merging waits until it has room again.
+    pub(crate) fn promise(&self, disk: &Disk, pages: u64, room: Room) -> bool {
+        let promised = self.promises.add(pages);
+        let (free, file_pages) = self.map(|map| {
+            let kept = if room == Room::Adds { kept_pages(map.file_pages()) } else { 0 };
+            (map.free_count().saturating_sub(kept), map.file_pages())
+        });
+        let is_covered = promised <= free + self.growable.load(Ordering::Relaxed) / 2
+            || promised <= free + self.growable(disk, file_pages);
+        if !is_covered {
+            self.promises.end(pages);
+        }
+        is_covered
+    }
+
+    /// Promises for an owner's commits that a log has what was promised before.
+    pub(crate) fn promise_again(&self, disk: &Disk, commits: usize, effect_bytes: usize) -> u64 {
+        let used = self.map(|map| map.file_pages() - map.free_count());
+        let keys = commits.max(effect_bytes / BYTES_PER_RECOVERED_KEY) as u64;
+        let pages = Promises::for_commit(keys, effect_bytes as u64, used, disk.page_bytes as u64);
+        self.promises.add(pages);
+        pages
+    }
+
+    /// Pages were promised to a commit that was not made.
+    pub(crate) fn end_promise(&self, pages: u64) {
+        self.promises.end(pages);
+    }
+
+    /// How many pages the file could grow by.
+    fn growable(&self, disk: &Disk, file_pages: u64) -> u64 {
+        let room = disk.storage.room().map_or(u64::MAX, |bytes| bytes / disk.page_bytes as u64);
+        let pages = self.max_pages.saturating_sub(file_pages).min(room).saturating_sub(DESCRIBING_PAGES);
+        self.growable.store(pages, Ordering::Relaxed);
+        pages
+    }
+
+    /// Free pages that somebody may have who `keeps` those for removing or not.
+    fn spare(&self, disk: &Disk, map: &Allocator, room: Room, keeps: bool) -> u64 {
+        let promised = if room == Room::Merges { 0 } else { self.promises.pages() };
+        let owed = if promised == 0 { 0 } else { promised.saturating_sub(self.growable(disk, map.file_pages())) };
+        let kept = if keeps { kept_pages(map.file_pages()) } else { 0 };
+        map.free_count().saturating_sub(kept + owed)
     }
 
     /// Runs `f` on the map under its lock, as often as it needs something first: a map page, or a larger file.
@@ -57,8 +130,8 @@ impl Space {
         }
     }
 
-    /// Runs `f`, which reserves up to so many pages. When only those are free that are kept for removing, and the file cannot grow, it gets
-    /// none if it `keeps` them, and else one at a time.
+    /// Runs `f`, which reserves up to so many pages. The file grows rather than that pages are taken which are kept for removing; where it
+    /// cannot, who adds gets none of them, and others get one at a time. What is promised to others stays.
     ///
     /// # Errors
     /// [`FileError::Full`].
@@ -66,19 +139,18 @@ impl Space {
         &self,
         disk: &Disk,
         pages: u64,
-        keeps: bool,
+        room: Room,
         mut f: impl FnMut(&mut Allocator, u64) -> Result<T, Need>,
     ) -> Result<T, FileError> {
-        let spare = |map: &Allocator| map.free_count().saturating_sub(kept_pages(map.file_pages()));
         let granted = self.with(disk, |map| {
-            let spare = spare(map);
+            let spare = self.spare(disk, map, room, true);
             if spare < pages.div_ceil(ARENA_PARTS) { Err(Need::Growth { pages: 1 }) } else { f(map, pages.min(spare)) }
         });
         match granted {
             // Whatever keeps the file from growing, what is free will do.
             Err(error @ (FileError::Full { .. } | FileError::Io { op: IoOp::Allocate, .. })) => {
-                self.with(disk, |map| match spare(map) {
-                    0 if keeps => Ok(Err(error.clone())),
+                self.with(disk, |map| match self.spare(disk, map, room, true) {
+                    0 if room == Room::Adds || self.spare(disk, map, room, false) == 0 => Ok(Err(error.clone())),
                     0 => f(map, 1).map(Ok),
                     spare => f(map, pages.min(spare)).map(Ok),
                 })?
@@ -91,9 +163,9 @@ impl Space {
     ///
     /// # Errors
     /// [`FileError::Full`].
-    pub(crate) fn reserve_run(&self, disk: &Disk, pages: u64) -> Result<Extent, FileError> {
+    pub(crate) fn reserve_run(&self, disk: &Disk, pages: u64, room: Room) -> Result<Extent, FileError> {
         self.with(disk, |map| {
-            let spare = map.free_count().saturating_sub(kept_pages(map.file_pages()));
+            let spare = self.spare(disk, map, room, room == Room::Adds);
             if spare < pages { Err(Need::Growth { pages: pages - spare }) } else { map.reserve_run(pages) }
         })
     }
@@ -183,6 +255,7 @@ impl Space {
             match disk.allocate(now * page_bytes, step * page_bytes) {
                 Ok(()) => {
                     self.map.lock().grow(now + step);
+                    self.growable.store(0, Ordering::Relaxed); // to be asked again
                     return Ok(());
                 }
                 Err(FileError::Full { .. }) => {}

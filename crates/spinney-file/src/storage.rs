@@ -60,6 +60,11 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// The file's length.
     fn len(&self) -> std::io::Result<u64>;
 
+    /// By how many bytes the file can grow, as far as is known now; `None` where nobody knows, or nothing limits it.
+    fn room(&self) -> Option<u64> {
+        None
+    }
+
     /// Cuts or extends the file.
     fn set_len(&self, bytes: u64) -> std::io::Result<()>;
 

@@ -2,7 +2,7 @@
 
 use super::{
     Append, Appended, Cut, CutPosition, Group, KEPT_BLOCKS, LogRoom, LogWriter, Outcome, Pending, Pipeline, Prepared,
-    set_root,
+    Size, set_root,
 };
 use crate::{
     budget::Charge,
@@ -112,8 +112,8 @@ impl Pipeline {
         for share in commit.shares {
             append.changed.insert(owners.page_of(leaf_of(share.owner)));
             match &mut share.kind {
-                Kind::Small { effects, after, .. } => {
-                    self.note_above(&mut append, share.owner, effects.len());
+                Kind::Small { effects, promised_pages, after, .. } => {
+                    self.note_above(&mut append, share.owner, effects.len(), *promised_pages);
                     set_root(&mut version, owners, share.owner, None, after.take());
                 }
                 Kind::Image { .. } => {
@@ -179,10 +179,10 @@ impl Pipeline {
         // that are shown already may stay as they are.
         let mut version = (*append.newest).clone();
         let mut frozen = Vec::with_capacity(append.above.len());
-        for (&owner, bytes) in &mut append.above {
+        for (&owner, size) in &mut append.above {
             let small = small.expect("only a layer that keeps effects has some");
             let above = (small.freeze)(version.above(owner).expect("noted as being there"));
-            bytes.frozen = bytes.all;
+            size.frozen = size.all;
             set_root(&mut version, owners, owner, None, Some(Above::clone(&above)));
             frozen.push((owner, above));
         }
@@ -253,10 +253,10 @@ impl Pipeline {
             }
             let is_empty = above.is_none();
             set_root(&mut version, owners, *owner, Some(merged.root), above);
-            if let Some(bytes) = append.above.get_mut(owner) {
-                self.budget.credit(Charge::Unwritten, bytes.frozen);
-                bytes.all -= bytes.frozen;
-                bytes.frozen = 0;
+            if let Some(size) = append.above.get_mut(owner) {
+                let frozen = std::mem::take(&mut size.frozen);
+                size.all = Size { bytes: size.all.bytes - frozen.bytes, pages: size.all.pages - frozen.pages };
+                self.merged(frozen);
             }
             if is_empty {
                 self.forget_above(&mut append, *owner);
@@ -272,28 +272,42 @@ impl Pipeline {
     }
 
     /// The newest version with what repeated commits of an owner amount to: as the log says it was.
-    pub(crate) fn adopt(&self, owners: &OwnerTable, owner: Owner, above: Above, effect_bytes: usize) {
+    pub(crate) fn adopt(
+        &self,
+        owners: &OwnerTable,
+        owner: Owner,
+        above: Above,
+        effect_bytes: usize,
+        promised_pages: u64,
+    ) {
         let mut append = self.append.lock();
         let mut version = (*append.newest).clone();
         set_root(&mut version, owners, owner, None, Some(above));
         append.changed.insert(owners.page_of(leaf_of(owner)));
-        self.note_above(&mut append, owner, effect_bytes);
+        self.note_above(&mut append, owner, effect_bytes, promised_pages);
         let version = Arc::new(version);
         append.newest = Arc::clone(&version);
         self.visible.store(version);
     }
 
-    /// Effects of so many bytes were added above an owner's root.
-    fn note_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner, effect_bytes: usize) {
+    /// Effects of so many bytes were added above an owner's root, and have the promise of so many pages.
+    fn note_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner, effect_bytes: usize, promised_pages: u64) {
         let bytes = EFFECT_BYTES_WEIGHT * effect_bytes as u64 + COMMIT_BYTES;
-        append.above.entry(owner).or_default().all += bytes;
+        let all = &mut append.above.entry(owner).or_default().all;
+        *all = Size { bytes: all.bytes + bytes, pages: all.pages + promised_pages };
         self.budget.charge(Charge::Unwritten, bytes);
+    }
+
+    /// What was above a root is in pages.
+    fn merged(&self, size: Size) {
+        self.budget.credit(Charge::Unwritten, size.bytes);
+        self.promises.end(size.pages);
     }
 
     /// Nothing is above an owner's root any more.
     fn forget_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner) {
-        if let Some(bytes) = append.above.remove(&owner) {
-            self.budget.credit(Charge::Unwritten, bytes.all);
+        if let Some(size) = append.above.remove(&owner) {
+            self.merged(size.all);
         }
     }
 

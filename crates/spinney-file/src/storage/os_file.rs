@@ -191,6 +191,10 @@ impl Storage for OsFile {
         self.file.metadata().map(|metadata| metadata.len())
     }
 
+    fn room(&self) -> Option<u64> {
+        sys::room(&self.file)
+    }
+
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.changeable()?;
         self.file.set_len(bytes)

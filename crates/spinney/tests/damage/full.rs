@@ -5,13 +5,18 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use spinney::{Database, Durability, Error, Options, Result, SimDisk, Storage, Tuning};
 use std::sync::Arc;
 
-fn options(page_size: usize, images_only: bool) -> Options {
-    Options::new().page_size(page_size).memory_budget(2 << 20).background(false).tuning(Tuning {
-        log_bytes: 16 * 4096,
-        log_bytes_max: 64 * 4096,
-        images_only,
-        ..Tuning::default()
-    })
+/// A log that small commits fill seldom, or often.
+fn options(page_size: usize, images_only: bool, has_large_log: bool) -> Options {
+    Options::new()
+        .page_size(page_size)
+        .memory_budget(if has_large_log { 16 << 20 } else { 2 << 20 })
+        .background(false)
+        .tuning(Tuning {
+            log_bytes: 16 * 4096,
+            log_bytes_max: if has_large_log { 64 << 20 } else { 64 * 4096 },
+            images_only,
+            ..Tuning::default()
+        })
 }
 
 fn is_full(error: &Error) -> bool {
@@ -94,12 +99,14 @@ fn sweep(way: Way, every: usize) {
     let sizes = (0..1 << 20).step_by(4096 * 3 * every).map(|bytes| (4096, bytes));
     let larger = (0..3 << 20).step_by(16_384 * 11 * every).map(|bytes| (16_384, bytes));
     for (page_size, bytes) in sizes.chain(larger) {
-        for images_only in [false, true] {
-            let what = format!("{way:?}, pages of {page_size}, a disk of {bytes} bytes, images only: {images_only}");
+        for (images_only, has_large_log) in [(false, false), (true, false), (false, true)] {
+            let what = format!(
+                "{way:?}, pages of {page_size}, a disk of {bytes} bytes, images only: {images_only}, large log: {has_large_log}"
+            );
             let mut rng = SmallRng::seed_from_u64(bytes);
             let disk = SimDisk::new();
             disk.set_capacity(Some(bytes));
-            let open = || options(page_size, images_only).open_storage(Arc::new(disk.clone()));
+            let open = || options(page_size, images_only, has_large_log).open_storage(Arc::new(disk.clone()));
             let opened = open().and_then(|db| db.family("a").map(|_| db));
             let db = match opened {
                 Ok(db) => db,

@@ -72,6 +72,12 @@ pub(super) fn allocate(file: &File, at: u64, bytes: u64) -> io::Result<bool> {
     }
 }
 
+/// What the file system has left for this user. Quotas and limits of the process are met when the file grows.
+pub(super) fn room(file: &File) -> Option<u64> {
+    let found = rustix::fs::fstatvfs(file).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 pub(super) fn punch(file: &File, at: u64, bytes: u64) -> io::Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     Ok(rustix::fs::fallocate(file, flags, at, bytes)?)

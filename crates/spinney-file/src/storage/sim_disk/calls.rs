@@ -88,6 +88,11 @@ impl Storage for SimDisk {
         fault.and_then(FaultKind::error).map_or(Ok(inner.state.live.len()), Err)
     }
 
+    fn room(&self) -> Option<u64> {
+        let inner = self.inner();
+        inner.capacity_blocks.map(|_| inner.blocks_free() * BLOCK_BYTES as u64)
+    }
+
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let (mut inner, fault) = self.enter(CallSet::SET_LEN, |counts| &mut counts.set_len)?;
         if let Some(error) = fault.and_then(FaultKind::error) {

@@ -1,0 +1,36 @@
+//! Pages that merging will take: promised when a small commit is made, so that a file that is full can still be merged and written.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A merge copies the leaf and the branches above it, of trees of up to six levels; many keys share most of that.
+const PAGES_PER_KEY: u64 = 6;
+/// New pages are at least half full, and a large value leaves part of its last page empty.
+const PAGES_PER_PAGE_OF_EFFECTS: u64 = 8;
+
+/// The pages promised to all that small commits left and no checkpoint has merged yet.
+///
+/// Whoever promises adds first and looks afterwards whether the file has as many, under the map's lock; whoever reserves pages reads under
+/// that lock what is promised. So one of two sees the other.
+#[derive(Debug, Default)]
+pub(crate) struct Promises(AtomicU64);
+
+impl Promises {
+    /// What to promise for a commit of so many keys, in a file with so many pages in use: the most that merging it may take.
+    pub(crate) fn for_commit(keys: u64, effect_bytes: u64, pages_used: u64, page_bytes: u64) -> u64 {
+        (PAGES_PER_KEY * keys).min(pages_used) + PAGES_PER_PAGE_OF_EFFECTS * effect_bytes / page_bytes + 2
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Returns what is promised then.
+    pub(crate) fn add(&self, pages: u64) -> u64 {
+        self.0.fetch_add(pages, Ordering::SeqCst) + pages
+    }
+
+    /// They were taken, or will not be.
+    pub(crate) fn end(&self, pages: u64) {
+        self.0.fetch_sub(pages, Ordering::SeqCst);
+    }
+}
