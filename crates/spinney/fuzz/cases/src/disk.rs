@@ -159,7 +159,6 @@ impl File {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 impl Storage for Disk {
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut file = self.file();

@@ -216,8 +216,8 @@ fn redigest(page_bytes: usize, file: &[u8], records: &mut [u8]) -> Option<()> {
         let record = records.get_mut(at..end).filter(|record| record.len() >= 8)?;
         let mut part = 8;
         while record[4] == COMMIT && part < record.len() {
-            match record.get(part + 4)? {
-                &IMAGE => {
+            match *record.get(part + 4)? {
+                IMAGE => {
                     let header = record.get(part..part + IMAGE_HEADER_BYTES)?;
                     let (claims, releases) = (get_u32(header, 80) as usize, get_u32(header, 84) as usize);
                     let first = part + IMAGE_HEADER_BYTES;
@@ -230,7 +230,7 @@ fn redigest(page_bytes: usize, file: &[u8], records: &mut [u8]) -> Option<()> {
                     part =
                         first.checked_add(claims.checked_mul(CLAIM_BYTES)?)?.checked_add(releases.checked_mul(12)?)?;
                 }
-                &OPS => part = (part + 12).checked_add(get_u32(record.get(part..part + 12)?, 8) as usize)?,
+                OPS => part = (part + 12).checked_add(get_u32(record.get(part..part + 12)?, 8) as usize)?,
                 _ => return None,
             }
         }

@@ -12,6 +12,7 @@
 //! explains, the right answer or a typed error.
 #![cfg(feature = "testing")]
 #![forbid(unsafe_code)]
+#![allow(clippy::cast_possible_truncation, reason = "files fit into memory here, and inputs are cut down on purpose")]
 
 // In this order: what everybody needs,
 mod disk;
