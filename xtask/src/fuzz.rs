@@ -22,7 +22,7 @@ const TARGETS: [&str; 5] = ["open_bytes", "mutate_file", "operations", "log_byte
 /// How long to look, and where.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Minutes for all targets together
+    /// Minutes for all targets together; 0 replays the corpus with the sanitizer
     #[arg(long, default_value_t = 10)]
     minutes: u64,
     /// One target only
@@ -86,7 +86,8 @@ fn fuzz(name: &str, seconds: u64, arguments: &Arguments) -> anyhow::Result<()> {
 
     // Whole files are long, everything else is a script. Single-minded growth from short inputs would begin with nothing.
     let longest = if name == "open_bytes" { "-max_len=65000" } else { "-max_len=1000" };
-    let time = format!("-max_total_time={seconds}");
+    // To libFuzzer no time means all the time there is; here it means the corpus alone.
+    let time = if seconds == 0 { "-runs=0".to_owned() } else { format!("-max_total_time={seconds}") };
     let limits = ["--", &time, longest, "-len_control=0", "-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"];
     let run = [&common[..], &[text(&found)?, text(&corpus)?], &limits].concat();
     Step::program(OsStr::new("rustup"), &run).run().with_context(|| {

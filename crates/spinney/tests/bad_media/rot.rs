@@ -120,7 +120,7 @@ fn contents(file: &[u8], read_only: bool) -> Result<World> {
 impl Sample {
     /// The right answer or a typed error; `true` when it was an error. `around` is where the file was changed.
     fn judge(&self, file: &[u8], around: std::ops::Range<usize>, what: &dyn std::fmt::Debug) -> bool {
-        let read_only = around.start % 2 == 0;
+        let read_only = around.start.is_multiple_of(2);
         let error = match contents(file, read_only) {
             Ok(found) => {
                 assert!(self.states.contains(&found), "wrong data: {what:?}, read only: {read_only}");
@@ -169,6 +169,7 @@ fn rot(sample: &Sample, positions: impl Fn(usize) -> Option<(usize, usize)> + Sy
     (tried.into_inner(), noticed.into_inner())
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "any bits of it will do")]
 fn random(i: usize) -> usize {
     let mut x = (i as u64).wrapping_add(SEED).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -54,8 +54,14 @@ pub(crate) fn run(input: &[u8]) {
         group[8..12].copy_from_slice(b"SPNL");
         group[12..16].copy_from_slice(&bytes.to_le_bytes());
         group[16..32].copy_from_slice(&file[newest + 40..newest + 56]);
-        let fields =
-            [(32, epoch), (40, chain), (48, seq + 1), (56, seq.wrapping_add(records)), (64, seq), (72, records)];
+        let fields = [
+            (32, epoch),
+            (40, chain),
+            (48, seq.wrapping_add(1)),
+            (56, seq.wrapping_add(records)),
+            (64, seq),
+            (72, records),
+        ];
         fields.into_iter().for_each(|(at, value)| put_u64(&mut group, at, value));
         // One field of the header is not what it should be.
         match lie & 0x1F {
