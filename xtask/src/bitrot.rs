@@ -3,7 +3,7 @@
 use crate::step::Step;
 
 /// Runs the test target `bad_media` of the facade, which looks at a sample unless its environment asks for everything: some
-/// five million openings, about an hour of one processor.
+/// millions of openings, a few hours of one processor.
 pub(crate) fn run() -> anyhow::Result<()> {
     let test =
         ["test", "--locked", "-p", "spinney", "--all-features", "--test", "bad_media", "--", "--nocapture", "rot"];
