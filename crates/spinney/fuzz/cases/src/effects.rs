@@ -273,3 +273,28 @@ fn contents_of(base: &'static Base) -> Contents {
     };
     known.entry(std::ptr::from_ref(base) as usize).or_insert_with(read_base).clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn a_commit_behind_any_base_is_seen_and_the_model_notices_another() {
+        for number in 0..Base::names().count() {
+            let base = Base::of(number as u8);
+            let before = contents_of(base);
+            let mut model = Model { contents: before.clone(), is_malformed: false, is_honest: true };
+            let mut file = base.file.clone();
+            let owner = *before.keys().next().expect("a family");
+            // Version 1: a put of 3 and 5 bytes.
+            let effects = [&[1, 1, 3, 5][..], b"new", b"value"].concat();
+            assert!(LogEnd::of(&base.layout, &file).append(&base.layout, &mut file, &[ops_record(owner, &effects)]));
+            model.commit(base, owner, &effects);
+            assert!(model.is_honest && model.contents != before);
+            compare(&file, &model, false);
+            let other = Model { contents: before, is_malformed: false, is_honest: true };
+            assert!(catch_unwind(|| compare(&file, &other, true)).is_err(), "base {number}");
+        }
+    }
+}
