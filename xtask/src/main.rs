@@ -6,9 +6,11 @@
 //! Every command exits with an error when what it looks at does not hold, and says where.
 
 mod bench; // how fast is it
+mod bitrot; // is bad media noticed
 mod check; // is the code in order
 mod crash; // is nothing acknowledged ever lost
 mod dump; // what is in a file
+mod fuzz; // does anything bring it down
 mod layers; // do the crates point one way
 mod package; // does what is published work for a stranger
 mod read; // every record, without the engine
@@ -46,6 +48,10 @@ enum Command {
     Disks(torture::Arguments),
     /// A mixed workload in a process that is killed again and again, for `--minutes M --seed S`; nothing may be lost, nothing may grow
     Soak(torture::Arguments),
+    /// Changes every byte of small databases in three ways, at three page sizes; `test` looks at 50 000 of them
+    Bitrot,
+    /// Fuzzes files, logs, histories and the allocator with libFuzzer, or replays an input without it
+    Fuzz(fuzz::Arguments),
     /// Measures: `commits` is small ones and `families` writers of large ones, beside the bare disk; else a file in benches/benches
     Bench(bench::Arguments),
     /// Shows what a database file holds, or one of its pages, for people; writes nothing
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
         Command::Syscalls(arguments) => torture::run("syscalls", &arguments),
         Command::Disks(arguments) => torture::run("disks", &arguments),
         Command::Soak(arguments) => torture::run("soak", &arguments),
+        Command::Bitrot => bitrot::run(),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Dump(arguments) => dump::run(&arguments),
         Command::Read(arguments) => read::run(&arguments),

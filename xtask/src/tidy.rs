@@ -67,7 +67,10 @@ fn files_below(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
         for entry in entries {
             let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
             if path.is_dir() {
-                folders.push(path);
+                // What cargo-fuzz builds beside its targets is not ours.
+                if path.file_name().is_none_or(|name| name != "target") {
+                    folders.push(path);
+                }
             } else if path.extension().is_some_and(|found| found == extension) {
                 files.push(path);
             }

@@ -16,8 +16,11 @@ pub(crate) const FACADE: &str = LAYERS[LAYERS.len() - 1];
 /// The only crate in which `unsafe` may appear.
 pub(crate) const UNSAFE_ALLOWED_IN: &str = "spinney-file";
 
-/// The benchmarks' package: the one that may look at every layer.
+/// The benchmarks' package.
 pub(crate) const BENCHES: &str = "spinney-benches";
+
+/// The packages that may look at every layer: benchmarks, and what fuzz targets do.
+pub(crate) const LOOK_AT_ALL: [&str; 2] = [BENCHES, "spinney-fuzz-cases"];
 
 /// The root of the workspace this binary is run from, or else was built in.
 pub(crate) fn root() -> PathBuf {

@@ -408,9 +408,14 @@ pub fn stats<P: Pages>(pages: &P, owner: Owner, table: TableId, root: TreeRoot) 
     let (mut leaf_bytes, mut branch_bytes) = (0u64, 0u64);
     let mut todo: Vec<(PagePtr, u8)> = root.ptr().map(|ptr| (ptr, root.height() - 1)).into_iter().collect();
     let reader = LargeReader { pages, owner, table };
+    let mut seen = PageSet::default();
     while let Some((ptr, level)) = todo.pop() {
-        let page = pages.page_bytes_shared(owner, ptr)?;
         let corrupt = |why| TreeError::Corrupt { page: ptr.page, owner, table, why };
+        // A forged tree whose branches share their children has more paths than anybody has time for.
+        if !seen.insert(ptr.page.get()) {
+            return Err(corrupt("a page that is reached twice"));
+        }
+        let page = pages.page_bytes_shared(owner, ptr)?;
         let node = Node::open(&page, table, level).map_err(corrupt)?;
         let held = (page.len() - node.free()) as u64;
         if !node.is_leaf() {

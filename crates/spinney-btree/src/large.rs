@@ -15,7 +15,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm::Crc64Nvme, checksum};
 use spinney_file::{Owner, PageNo, PagePtr, Pages, Stamp};
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// Bytes of a value that share a checksum. A multiple of every page size.
 pub(crate) const CHUNK_BYTES: u64 = 64 << 10;
@@ -307,12 +307,16 @@ impl<P: Pages> LargeReader<'_, P> {
             usize::try_from(end - offset).map_err(|_| self.corrupt(large.head.page, "a value larger than memory"))?;
         let mut out = BytesMut::new();
         let mut lists = Lists::new(self, head, large);
+        let mut chunks = Disjoint::default();
         let mut position = offset;
         while position < end.min(body_bytes) {
             let index = position / CHUNK_BYTES;
             let start = index * CHUNK_BYTES;
             let stop = (start + CHUNK_BYTES).min(body_bytes);
             let chunk = lists.chunk(index)?;
+            if !chunks.add(chunk.start.page, (stop - start).div_ceil(self.pages.page_bytes() as u64)) {
+                return Err(self.corrupt(large.head.page, OVERLAP));
+            }
             let bytes = self.chunk(chunk, stop - start)?;
             let part = bytes.slice(small(position - start)..small(end.min(stop) - start));
             position += part.len() as u64;
@@ -385,10 +389,14 @@ impl<P: Pages> LargeReader<'_, P> {
         let page_bytes = self.pages.page_bytes() as u64;
         let mut lists = Lists::new(self, head, large);
         let mut run: Option<(PagePtr, u64)> = None;
+        let mut chunks = Disjoint::default();
         for i in 0..plan.chunks as u64 {
             let chunk = lists.chunk(i)?;
             let bytes = CHUNK_BYTES.min(body_bytes - i * CHUNK_BYTES);
             let pages = bytes.div_ceil(page_bytes);
+            if !chunks.add(chunk.start.page, pages) {
+                return Err(self.corrupt(large.head.page, OVERLAP));
+            }
             run = match run {
                 Some((start, so_far)) if !chunk.begins_extent => {
                     if chunk.start.page.get() != start.page.get() + so_far || chunk.start.stamp != start.stamp {
@@ -415,6 +423,26 @@ impl<P: Pages> LargeReader<'_, P> {
         }
         visit(Piece::Page(large.head));
         Ok(())
+    }
+}
+
+const OVERLAP: &str = "chunks of a large value lie over each other";
+
+/// The runs of pages that chunks of one value lie in. No two share a page, so no value is longer than its file: otherwise a small
+/// forged file could ask for as much memory as the longest value takes.
+#[derive(Debug, Default)]
+struct Disjoint {
+    /// Where each run ends, by where it starts.
+    runs: BTreeMap<u64, u64>,
+}
+
+impl Disjoint {
+    /// Adds a run; `false` when it shares a page with an earlier one.
+    fn add(&mut self, start: PageNo, pages: u64) -> bool {
+        let (start, end) = (start.get(), start.get() + pages);
+        let overlaps = self.runs.range(..end).next_back().is_some_and(|(_, &before)| before > start);
+        self.runs.insert(start, end);
+        !overlaps
     }
 }
 

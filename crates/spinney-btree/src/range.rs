@@ -385,6 +385,11 @@ impl Cursor {
             End::Back => (&next, &*self),
         };
         let (before, after) = (Node::new(&before.leaf), Node::new(&after.leaf));
+        // Keys grow from leaf to leaf, so a forged tree that leads to a page again and again ends here; one of empty leaves
+        // would not.
+        if Node::new(&next.leaf).count() == 0 {
+            return Err(tree.corrupt(ptr.page, "a leaf without entries"));
+        }
         if before.count() > 0 && after.count() > 0 && before.key(before.count() - 1).compare(&after.key(0)).is_ge() {
             return Err(tree.corrupt(ptr.page, "keys of neighbouring leaves are not in order"));
         }

@@ -6,6 +6,7 @@
 
 use crate::{error::FileError, log::RingLayout, page::checksum};
 use spinney_alloc::{DirectoryEntry, Extent, Seq, Stamp};
+use std::ops::Range;
 
 /// Bytes of one slot.
 pub(crate) const SLOT_BYTES: usize = 4096;
@@ -57,7 +58,7 @@ impl TwinEntry {
 /// |  120 |    4 | log_extents | how many of the 24 below are used                                |
 /// |  124 |    4 | map_dirs    | how many of the 128 below are used                               |
 /// |  128 |    4 | owner_dirs  | how many of the 88 below are used                                |
-/// |  132 |  124 | reserved    | zero                                                             |
+/// |  132 |  124 | reserved    | zero when written, checked when read                             |
 /// |  256 |  384 | log         | 24 x (start page u64, pages u64)                                 |
 /// |  640 | 2048 | map         | 128 x (saved u64, free pages u64), one per map directory page    |
 /// | 2688 | 1408 | owners      | 88 x (first home u64, saved u64), one per owner directory page   |
@@ -79,6 +80,7 @@ pub(crate) struct Superblock {
     pub(crate) owners: Vec<TwinEntry>,
 }
 
+const RESERVED: Range<usize> = 132..LOG_AT;
 const LOG_AT: usize = 256;
 const MAP_AT: usize = 640;
 const OWNERS_AT: usize = 2688;
@@ -151,7 +153,9 @@ impl Superblock {
             return Ok(Slot::Invalid);
         }
         let version = get_u32(slot, 16);
-        if version > FORMAT_VERSION || get_u32(slot, 24) != 0 || get_u32(slot, 28) != 0 {
+        // Zero in this version: what else is there belongs to a newer one.
+        let is_reserved = slot[RESERVED].iter().any(|&byte| byte != 0);
+        if version > FORMAT_VERSION || get_u32(slot, 24) != 0 || get_u32(slot, 28) != 0 || is_reserved {
             return Err(FileError::Version { found: version.max(FORMAT_VERSION + 1), supported: FORMAT_VERSION });
         }
         Ok(Self::decode_fields(slot).map_or(Slot::Invalid, |s| Slot::Valid(Box::new(s))))
@@ -272,6 +276,14 @@ mod tests {
         let sum = checksum(&newer[8..]);
         put_u64(&mut newer, 0, sum);
         assert!(matches!(Superblock::decode(&newer), Err(FileError::Version { found: 2, supported: 1 })));
+        for bit in (24 * 8..32 * 8).chain(RESERVED.start * 8..RESERVED.end * 8) {
+            let mut newer = sample().encode();
+            newer[bit / 8] ^= 1 << (bit % 8);
+            let sum = checksum(&newer[8..]);
+            put_u64(&mut newer, 0, sum);
+            let decoded = Superblock::decode(&newer);
+            assert!(matches!(decoded, Err(FileError::Version { found: 2, supported: 1 })), "bit {bit}: {decoded:?}");
+        }
         assert!(matches!(Superblock::decode(&[0; SLOT_BYTES]), Ok(Slot::Blank)));
     }
 }

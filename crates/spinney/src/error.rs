@@ -420,6 +420,8 @@ impl Error {
                 _ if is_directory => return Self::IsADirectory { file },
                 io::ErrorKind::NotFound => return Self::Missing { file },
                 io::ErrorKind::AlreadyExists => return Self::AlreadyExists { file },
+                // A pipe, a socket, a device.
+                io::ErrorKind::InvalidInput => return Self::NotADatabase { file },
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     return Self::Permission { file };
                 }

@@ -22,7 +22,7 @@ pub(crate) struct RunClaim {
 /// |-----:|-------:|----------|--------------------------------------------------|
 /// |    0 |      4 | owner    |                                                  |
 /// |    4 |      1 | kind     | 1: image                                         |
-/// |    5 |      3 | reserved | zero                                             |
+/// |    5 |      3 | reserved | zero when written, checked when read             |
 /// |    8 |      8 | stamp    | the transaction's last stamp in this owner       |
 /// |   16 |     64 | root     | the new descriptor                               |
 /// |   80 |      4 | claims   | how many runs follow                             |
@@ -46,7 +46,7 @@ pub(crate) struct ImagePart {
 /// |---:|-----:|----------|--------------------------------------------------|
 /// |  0 |    4 | owner    |                                                  |
 /// |  4 |    1 | kind     | 2: ops                                           |
-/// |  5 |    3 | reserved | zero                                             |
+/// |  5 |    3 | reserved | zero when written, checked when read             |
 /// |  8 |    4 | bytes    | of the effects                                   |
 /// | 12 |      | effects  | those of the layer above                         |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) enum LogPart {
 /// |---:|-----:|-------|-------------------------------------------------------------------------|
 /// |  0 |    4 | bytes | of the whole record                                                     |
 /// |  4 |    1 | kind  | 1 commit, 2 checkpoint with a larger log, 3 recovered, 4 anchor                             |
-/// |  5 |    1 | flags | commit: bit 0 synced                                                    |
+/// |  5 |    1 | flags | commit: bit 0 synced; others zero when written, checked when read       |
 /// |  6 |    2 | parts | commit: how many; checkpoint: log extents                               |
 /// |  8 |      |       | commit: the parts; checkpoint: (start u64, pages u64) each; recovered: S u64, seq limit u64, stamp limit u64 |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ pub(crate) enum Record {
 
 /// Before the parts of a commit, in bytes.
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
+const SYNCED: u8 = 1;
 const KIND_COMMIT: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 const KIND_RECOVERED: u8 = 3;
@@ -112,7 +113,7 @@ impl Record {
         match self {
             Self::Commit { synced, parts } => {
                 out[4] = KIND_COMMIT;
-                out[5] = u8::from(*synced);
+                out[5] = u8::from(*synced) * SYNCED;
                 put_count(&mut out, parts.len());
                 parts.iter().for_each(|part| part.encode(&mut out));
             }
@@ -145,6 +146,11 @@ impl Record {
             return None;
         }
         let (record, rest) = bytes.split_at(len);
+        // Bits that mean nothing in this version.
+        let flags = if record[4] == KIND_COMMIT { SYNCED } else { 0 };
+        if record[5] & !flags != 0 {
+            return None;
+        }
         let count = usize::from(u16::from_le_bytes([record[6], record[7]]));
         let mut body = &record[8..];
         let decoded = match record[4] {
@@ -155,7 +161,7 @@ impl Record {
                     parts.push(part);
                     body = after;
                 }
-                Self::Commit { synced: record[5] & 1 != 0, parts }
+                Self::Commit { synced: record[5] & SYNCED != 0, parts }
             }
             KIND_CHECKPOINT => {
                 let (table, after) = body.split_at_checked(16 * count)?;
@@ -226,6 +232,9 @@ impl LogPart {
     }
 
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        if bytes.get(5..8)? != [0; 3] {
+            return None;
+        }
         match *bytes.get(4)? {
             PART_IMAGE => ImagePart::decode(bytes).map(|(image, rest)| (Self::Image(image), rest)),
             PART_OPS => {
@@ -315,6 +324,11 @@ mod tests {
         for record in records {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes, 4096), Some((record.clone(), &[][..])));
+            for bit in 1..8 {
+                let mut newer = bytes.clone();
+                newer[5] ^= 1 << bit;
+                assert_eq!(Record::decode(&newer, 4096), None, "flag {bit} of {record:?}");
+            }
             for len in 0..bytes.len() {
                 assert_eq!(Record::decode(&bytes[..len], 4096), None);
                 let mut shorter = bytes[..len].to_vec();
