@@ -94,8 +94,8 @@ pub use crate::{
     interlude::Interlude,
     options::Sabotage,
     storage::{
-        CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
-        Recording, SimDisk, WriteObserver,
+        CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
+        ImageCount, Images, PowerCut, Recording, SimDisk, WriteObserver,
     },
 };
 pub use spinney_alloc::{AllocStats, Extent, Owner, PageNo, Seq, Stamp};

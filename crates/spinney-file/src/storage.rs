@@ -13,7 +13,7 @@ pub(crate) mod sim_disk; // a disk whose power can be cut
 pub(crate) use self::overlay::Overlay;
 #[cfg(any(test, feature = "testing"))]
 pub use self::{
-    crash::{CrashUnit, Cut, EnumerationLimits, Image, ImageCount, Images, Recording},
+    crash::{Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Image, ImageCount, Images, Recording},
     sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, WriteObserver},
 };
 pub use self::{memory::MemStorage, os_file::OsFile};

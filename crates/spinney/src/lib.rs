@@ -54,6 +54,6 @@ pub use spinney_btree::{
 };
 #[cfg(feature = "testing")]
 pub use spinney_btree::{
-    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, MemStorage,
-    PowerCut, Recording, Sabotage, SimDisk, Storage, WriteObserver,
+    CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
+    ImageCount, Images, MemStorage, PowerCut, Recording, Sabotage, SimDisk, Storage, WriteObserver,
 };
