@@ -181,7 +181,9 @@ impl Engine {
 
     /// Rule 3: whether the log tells about this part, or its pages do.
     fn fits_the_log(&self, part: &Part) -> bool {
-        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else { return false };
+        let Some(effects) = part.effects.as_ref().filter(|_| !self.options.tuning.images_only) else {
+            return self.options.broken(Sabotage::LogsGivenUpEffects);
+        };
         let pages = self.pipeline.unwritten_pages(part.owner) + part.claimed_pages();
         LOG_BYTES_WEIGHT * (effects.len() as u64) < pages * self.disk.page_bytes as u64
     }

@@ -150,8 +150,8 @@ pub enum Sabotage {
     StampBeforeSlots,
     /// 2: a page written early and changed again keeps its stamp and place.
     SpillKeepsStamp,
-    /// 3: effects that do not fit any more are left out of the log, and the pages are not written either.
-    LogsWhatFits,
+    /// 3: a part whose effects were given up is logged as effects all the same, of which there are none.
+    LogsGivenUpEffects,
     /// 4: an image leaves its first page unwritten.
     ImageSkipsAPage,
     /// 4: an image says that it is synced, and is not.

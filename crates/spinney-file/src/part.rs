@@ -110,9 +110,7 @@ impl Part {
         if let Some(effects) = &mut self.effects {
             let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
             if effects.len() + bytes > limit {
-                if !self.engine.options.broken(Sabotage::LogsWhatFits) {
-                    self.effects = None;
-                }
+                self.effects = None;
             } else {
                 pieces.iter().for_each(|piece| effects.extend_from_slice(piece));
             }
