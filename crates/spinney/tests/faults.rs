@@ -1,8 +1,10 @@
-//! Each call to the storage fails in turn under a random workload of the whole database: never a panic, never wrong data,
-//! never a lost commit or page, and a way back in the end. The same for each call of an opening that has commits to repeat.
+//! Each call to the storage fails in turn under random and six canonical workloads of the whole database: never a panic, never wrong
+//! data, never a lost commit or page, and a way back in the end, through a recovery in which a call fails too. The same for each call of
+//! an opening that has commits to repeat.
 //!
 //! `SPINNEY_FAULT_STRIDE` is how many positions lie between two that are tried (1: all of them), `SPINNEY_FAULT_SEED` the
-//! first seed, `SPINNEY_FAULT_SEEDS` how many.
+//! first seed, `SPINNEY_FAULT_SEEDS` how many. `SPINNEY_FAULT` is what a failure of a canonical workload printed: then only that fault
+//! is tried.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test code")]
 
@@ -10,18 +12,20 @@ mod support;
 
 use spinney::{CallSet, Error, Fault, FaultKind, PowerCut, Result, Sabotage, SimDisk};
 use std::{
-    panic::{catch_unwind, resume_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 use support::{
+    canonical,
     model::{World, check, open, options, read_only, world_of},
+    op::Op,
     quietly,
     runner::{Runner, is_honest},
-    setting,
+    setting, words,
 };
 
 /// Steps of one run: several hundred calls to the storage.
-const STEPS: u32 = 40;
+const STEPS: usize = 40;
 
 /// What goes wrong in a sweep, with the calls it can happen to.
 const KINDS: [(FaultKind, CallSet, bool); 12] = [
@@ -40,6 +44,42 @@ const KINDS: [(FaultKind, CallSet, bool); 12] = [
     (FaultKind::Short(0), CallSet::WRITES, false),
 ];
 
+/// What goes wrong everywhere in the canonical workloads, once and from then on.
+const SWEPT: [(&str, FaultKind, CallSet); 7] = [
+    ("EIO", FaultKind::Io, CallSet::ALL),
+    ("ENOSPC", FaultKind::NoSpace, CallSet::CHANGES),
+    ("EINTR", FaultKind::Interrupted, CallSet::ALL),
+    ("EAGAIN", FaultKind::WouldBlock, CallSet::ALL),
+    ("short", FaultKind::Short(511), CallSet::ALL),
+    ("zero", FaultKind::Short(0), CallSet::WRITES),
+    ("sync", FaultKind::Io, SYNCS),
+];
+/// Calls after which something is durable.
+const SYNCS: CallSet = CallSet::SYNC.and(CallSet::WRITE_SYNC);
+
+/// What is run: random steps, or operations.
+struct Script {
+    seed: u64,
+    ops: Option<Vec<Op>>,
+}
+
+impl Script {
+    fn random(seed: u64) -> Self {
+        Self { seed, ops: None }
+    }
+
+    fn steps(&self) -> usize {
+        self.ops.as_ref().map_or(STEPS, Vec::len)
+    }
+
+    fn step(&self, number: usize, runner: &mut Runner) -> Result<()> {
+        match &self.ops {
+            Some(ops) => runner.perform(ops[number]),
+            None => runner.step(),
+        }
+    }
+}
+
 /// What came of runs with a fault.
 #[derive(Default)]
 struct Tally {
@@ -55,13 +95,14 @@ fn count(counter: &AtomicU64, by: bool) {
 }
 
 /// One run with one fault. Returns whether it struck.
-fn run_with(fault: Fault, seed: u64, sabotage: Option<Sabotage>, tally: &Tally) -> Result<bool> {
+fn run_with(fault: Fault, script: &Script, sabotage: Option<Sabotage>, tally: &Tally) -> Result<bool> {
+    let seed = script.seed;
     let disk = SimDisk::new();
     disk.inject(fault);
     let mut runner = Runner::new(disk.clone(), options(seed, sabotage), seed);
     let mut struck_at = None;
-    for step in 0..STEPS {
-        if let Err(error) = runner.step() {
+    for step in 0..script.steps() {
+        if let Err(error) = script.step(step, &mut runner) {
             assert!(is_honest(&error), "step {step}: {error:?}");
             assert!(disk.faults_fired() > 0, "step {step}: nothing was wrong: {error}");
             count(&tally.errors, true);
@@ -73,6 +114,7 @@ fn run_with(fault: Fault, seed: u64, sabotage: Option<Sabotage>, tally: &Tally) 
     }
     let fired = disk.faults_fired() > 0;
     runner.check_survival(seed + 1)?;
+    fail_in_recovery(&runner, fault.after, tally)?;
 
     disk.lift_faults();
     runner.check_held()?;
@@ -108,13 +150,32 @@ fn run_with(fault: Fault, seed: u64, sabotage: Option<Sabotage>, tally: &Tally) 
     Ok(fired)
 }
 
+/// After the first fault the power fails, and a call of the recovery fails too: an honest error, and the next opening succeeds.
+fn fail_in_recovery(runner: &Runner, number: u64, tally: &Tally) -> Result<()> {
+    let disk = runner.disk.fork().power_cut(PowerCut::Random(number));
+    disk.set_seed(number);
+    let (_, kind, calls) = SWEPT[(number % SWEPT.len() as u64) as usize];
+    disk.inject(Fault { calls, after: number / 3 % 20, sticky: number.is_multiple_of(2), kind });
+    match open(&disk, &runner.options).and_then(|db| world_of(&db)) {
+        Ok(found) => drop(runner.number_of(&found, "opened in spite of the second fault")),
+        Err(error) => {
+            assert!(is_honest(&error), "{error:?}");
+            count(&tally.refused, true);
+        }
+    }
+    disk.lift_faults();
+    let db = open(&disk.power_cut(PowerCut::Random(number + 1)), &runner.options)?;
+    runner.number_of(&world_of(&db)?, "after the second fault");
+    check(&db, "after the second fault")
+}
+
 /// Tries `run` with every fault at every position, `stride` apart, until it no longer strikes.
 fn sweep(seed: u64, stride: u64, run: &dyn Fn(Fault) -> Result<bool>) {
     for (at, (kind, calls, sticky)) in KINDS.into_iter().enumerate() {
         let first = (seed * 7 + at as u64 * 5) % stride;
         for after in (first..).step_by(stride as usize) {
             let fault = Fault { calls, after, sticky, kind };
-            match catch_unwind(std::panic::AssertUnwindSafe(|| run(fault))) {
+            match catch_unwind(AssertUnwindSafe(|| run(fault))) {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => break,
                 Ok(Err(error)) => panic!("seed {seed}: {fault:?}: {error}"),
@@ -162,7 +223,7 @@ fn no_failing_call_loses_or_leaks_anything() {
     let tally = Tally::default();
     for_seeds(12, |seed| {
         sweep(seed, stride(41), &|fault| {
-            let fired = run_with(fault, seed, None, &tally)?;
+            let fired = run_with(fault, &Script::random(seed), None, &tally)?;
             count(&tally.runs, fired);
             Ok(fired)
         });
@@ -174,6 +235,54 @@ fn no_failing_call_loses_or_leaks_anything() {
         is_chosen() || runs >= 400 && errors > 500 && poisoned > 20,
         "{runs} runs, {errors} errors, {poisoned} poisoned"
     );
+}
+
+/// Every call of every canonical workload, every kind of fault, once and from then on; and one more in the recovery after it.
+#[test]
+fn every_call_of_the_canonical_workloads_fails() {
+    let tally = Tally::default();
+    let chosen = std::env::var("SPINNEY_FAULT").ok();
+    let workloads = canonical::all().map(|w| (w.name, Script { seed: w.seed, ops: Some(w.ops) }));
+    let kinds = SWEPT.iter().flat_map(|kind| [(kind, false), (kind, true)]);
+    let jobs: Vec<_> = workloads.iter().flat_map(|workload| kinds.clone().map(move |kind| (workload, kind))).collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(((name, script), ((what, kind, calls), sticky))) =
+                    jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    for after in (0..).step_by(stride(1) as usize) {
+                        let line = format!("{name}: {what} at {after}, {}", if *sticky { "sticky" } else { "once" });
+                        if chosen.as_ref().is_some_and(|chosen| *chosen != line) {
+                            if after > 10_000 {
+                                break;
+                            }
+                            continue;
+                        }
+                        let fault = Fault { calls: *calls, after, sticky: *sticky, kind: *kind };
+                        let run = AssertUnwindSafe(|| run_with(fault, script, None, &tally));
+                        let failed = match catch_unwind(run) {
+                            Ok(Ok(true)) => {
+                                count(&tally.runs, true);
+                                continue;
+                            }
+                            Ok(Ok(false)) => break,
+                            Ok(Err(error)) => error.to_string(),
+                            Err(panic) => words(&*panic),
+                        };
+                        panic!("{failed}\nreproduce: SPINNEY_FAULT='{line}' cargo test --all-features --test faults");
+                    }
+                }
+            });
+        }
+    });
+    let [runs, errors, poisoned, refused] =
+        [&tally.runs, &tally.errors, &tally.poisoned, &tally.refused].map(|counter| counter.load(Ordering::Relaxed));
+    println!("{runs} runs with a fault, {errors} steps failed, {poisoned} databases poisoned, {refused} recoveries failed");
+    let is_all = chosen.is_none() && stride(1) == 1;
+    assert!(!is_all || runs >= 5000 && poisoned > 500 && refused > 500, "{runs}, {poisoned}, {refused}");
 }
 
 /// What a healthy run leaves now and then: a disk, what it shows, and the run so far.
@@ -390,8 +499,8 @@ fn what_an_image_wrote_before_it_failed_is_claimed_by_the_next() -> Result<()> {
 fn notices(rule: Sabotage) -> bool {
     let tally = Tally::default();
     (1..20).filter(|seed| seed % 4 != 3).any(|seed| {
-        let attempt = catch_unwind(std::panic::AssertUnwindSafe(|| {
-            sweep(seed, 61, &|fault| run_with(fault, seed, Some(rule), &tally));
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            sweep(seed, 61, &|fault| run_with(fault, &Script::random(seed), Some(rule), &tally));
         }));
         attempt.is_err()
     })
