@@ -70,7 +70,7 @@ pub use spinney_file::{
 #[cfg(feature = "testing")]
 pub use spinney_file::{
     CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
-    ImageCount, Images, PowerCut, Recording, Sabotage, SimDisk, WriteObserver,
+    ImageCount, Images, PowerCut, Recording, Sabotage, SimDisk, Stall, WriteObserver,
 };
 
 #[cfg(doctest)]

@@ -95,7 +95,7 @@ pub use crate::{
     options::Sabotage,
     storage::{
         CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
-        ImageCount, Images, PowerCut, Recording, SimDisk, WriteObserver,
+        ImageCount, Images, PowerCut, Recording, SimDisk, Stall, WriteObserver,
     },
 };
 pub use spinney_alloc::{AllocStats, Extent, Owner, PageNo, Seq, Stamp};

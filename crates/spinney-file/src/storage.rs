@@ -14,7 +14,7 @@ pub(crate) use self::overlay::Overlay;
 #[cfg(any(test, feature = "testing"))]
 pub use self::{
     crash::{Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Image, ImageCount, Images, Recording},
-    sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, WriteObserver},
+    sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, Stall, WriteObserver},
 };
 pub use self::{memory::MemStorage, os_file::OsFile};
 

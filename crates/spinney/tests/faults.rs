@@ -518,3 +518,37 @@ fn the_harness_notices_broken_rules() {
     let unnoticed: Vec<_> = quietly(|| broken.into_iter().filter(|&rule| !notices(rule)).collect());
     assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }
+
+/// While a sync does not return, everybody can read, also what is not cached, and writers can prepare what comes next.
+#[test]
+fn a_stuck_device_stops_no_reader() -> Result<()> {
+    let (disk, options) = (SimDisk::new(), options(1, None));
+    let mut runner = Runner::new(disk.clone(), options.clone(), 1);
+    canonical::all()[4].ops.iter().try_for_each(|&op| runner.perform(op))?;
+    runner.perform(Op::Reopen)?; // nothing is cached
+    let db = runner.db.clone().expect("just opened");
+    let before = runner.newest().clone();
+    let [orders, stock] = ["orders", "stock"].map(|name| db.open_family(name));
+    let (orders, stock) = (orders?.expect("it exists"), stock?.expect("it exists"));
+    let stall = disk.stall(SYNCS);
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| -> Result<()> {
+            let mut txn = orders.begin()?;
+            txn.insert("late", "1")?;
+            txn.commit().map(drop)
+        });
+        stall.wait_for(1);
+        assert!(world_of(&db)? == before, "what is not durable is not shown");
+        let mut others = [orders.begin()?, stock.begin()?];
+        for txn in &mut others {
+            txn.insert("later", "2")?;
+        }
+        assert_eq!(others[0].get("late")?.as_deref(), Some(&b"1"[..]), "a writer builds on the tip");
+        drop(others);
+        assert!(!commit.is_finished());
+        drop(stall);
+        commit.join().expect("no panic")
+    })?;
+    assert_eq!(world_of(&db)?["orders"].get(&b"late"[..]), Some(&b"1".to_vec()));
+    Ok(())
+}
