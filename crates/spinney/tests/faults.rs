@@ -282,7 +282,7 @@ fn every_call_of_the_canonical_workloads_fails() {
         [&tally.runs, &tally.errors, &tally.poisoned, &tally.refused].map(|counter| counter.load(Ordering::Relaxed));
     println!("{runs} runs with a fault, {errors} steps failed, {poisoned} databases poisoned, {refused} recoveries failed");
     let is_all = chosen.is_none() && stride(1) == 1;
-    assert!(!is_all || runs >= 5000 && poisoned > 500 && refused > 500, "{runs}, {poisoned}, {refused}");
+    assert!(!is_all || runs > 3500 && poisoned > 800 && refused > 1000, "{runs}, {poisoned}, {refused}");
 }
 
 /// What a healthy run leaves now and then: a disk, what it shows, and the run so far.
@@ -495,15 +495,19 @@ fn what_an_image_wrote_before_it_failed_is_claimed_by_the_next() -> Result<()> {
     Ok(())
 }
 
-/// Runs the harness over an engine with one rule broken; whether it noticed.
-fn notices(rule: Sabotage) -> bool {
-    let tally = Tally::default();
-    (1..20).filter(|seed| seed % 4 != 3).any(|seed| {
+/// Runs the harness over an engine with one rule broken; how many faults it takes until it notices.
+fn caught(rule: Sabotage) -> Option<u64> {
+    let (tally, tried) = (Tally::default(), AtomicU64::new(0));
+    let noticed = (1..20).filter(|seed| seed % 4 != 3).any(|seed| {
         let attempt = catch_unwind(AssertUnwindSafe(|| {
-            sweep(seed, 61, &|fault| run_with(fault, &Script::random(seed), Some(rule), &tally));
+            sweep(seed, 61, &|fault| {
+                count(&tried, true);
+                run_with(fault, &Script::random(seed), Some(rule), &tally)
+            });
         }));
         attempt.is_err()
-    })
+    });
+    noticed.then(|| tried.into_inner())
 }
 
 #[test]
@@ -514,9 +518,13 @@ fn the_harness_notices_broken_rules() {
         Sabotage::ForgetsClaims,
         Sabotage::RepeatsAll,
         Sabotage::RetriesSync,
+        Sabotage::ShowsUndurable,
     ];
-    let unnoticed: Vec<_> = quietly(|| broken.into_iter().filter(|&rule| !notices(rule)).collect());
-    assert!(unnoticed.is_empty(), "{unnoticed:?}");
+    let found: Vec<_> = quietly(|| broken.into_iter().map(|rule| (rule, caught(rule))).collect());
+    for (rule, runs) in &found {
+        println!("{rule:?}: after {runs:?} runs");
+    }
+    assert!(found.iter().all(|(_, runs)| runs.is_some()), "a broken rule went unnoticed");
 }
 
 /// While a sync does not return, everybody can read, also what is not cached, and writers can prepare what comes next.
