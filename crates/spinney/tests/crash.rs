@@ -10,6 +10,8 @@
 
 #[path = "crash/canaries.rs"]
 mod canaries; // engines broken on purpose
+#[path = "crash/costs.rs"]
+mod costs; // a measurement
 #[path = "crash/oracle.rs"]
 mod oracle; // what must hold of every image
 #[path = "crash/sequences.rs"]

@@ -72,6 +72,10 @@ impl Run {
         Self { recording: runner.disk.recording(), options: runner.options.clone(), states }
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// D1 to D4 on each image: what was acknowledged is there, as one state of all families, and every page is where it belongs. On
     /// the chosen ones also that the database goes on from there. Returns which commit is the last.
     pub(crate) fn check(&self, crash: &Crash<'_>) -> Result<usize> {
