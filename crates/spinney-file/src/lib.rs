@@ -50,7 +50,7 @@ mod maintenance; // the background thread
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
-mod sync; // what `waiting` is made of; loom has its own
+mod sync; // what `waiting` and `readers` are made of; loom has its own
 mod unwritten; // what small commits leave in memory
 mod waiting; // one leads, and wakes whom it has served
 mod writeout; // and how it gets to the disk
@@ -63,6 +63,10 @@ mod part; // one owner's share of a transaction
 mod snapshot; // a view that never changes
 mod stats; // everything that is a number
 mod txn; // slots and parts, until commit
+
+#[cfg(test)]
+#[path = "readers/tests.rs"]
+mod readers_tests; // who holds what
 
 mod live_map; // the map of an engine that is broken on purpose
 

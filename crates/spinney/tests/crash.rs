@@ -62,15 +62,17 @@ fn every_crash_leaves_a_prefix_that_holds_what_was_acknowledged() {
     report(&format!("{} random runs from seed {first_seed}", seed - first_seed), &explored, begun);
 }
 
-/// Every cut; all subsets of up to twelve pending units.
+/// Every cut; all subsets of up to twelve pending units, also where a recovery is crashed.
 #[test]
 fn every_crash_of_the_canonical_workloads() {
     let limits = EnumerationLimits { exhaustive_units: 12, ..EnumerationLimits::PULL_REQUEST };
+    let again = EnumerationLimits { exhaustive_units: 12, images_per_cut_max: u64::MAX, ..EnumerationLimits::QUICK };
     let (mut explored, begun) = (Explored::default(), Instant::now());
     for workload in canonical::all() {
         let name = workload.name;
         let run = Run::scripted(&workload.ops, workload.seed, None).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let found = Exploration::new(name).limits(limits.clone()).run(&run.recording, |crash| run.check(crash));
+        let exploration = Exploration::new(name).limits(limits.clone()).crash_again(50, again.clone());
+        let found = exploration.run(&run.recording, |crash| run.check(crash));
         println!("{name}: {found}");
         explored += found;
     }
