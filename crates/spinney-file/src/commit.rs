@@ -132,7 +132,8 @@ impl Engine {
         if self.pipeline.unsynced_bytes() > UNSYNCED_BYTES_MAX {
             self.wait(done.seq, Goal::Durable)?;
         }
-        let shown_is_enough = durability == Durability::Buffered && self.options.broken(Sabotage::BufferedReturnsAtOnce);
+        let shown_is_enough =
+            durability == Durability::Buffered && self.options.broken(Sabotage::BufferedReturnsAtOnce);
         self.wait(done.seq, if shown_is_enough { Goal::Visible } else { goal(durability) })?;
         if durability != Durability::Immediate {
             self.signal.unsynced();

@@ -280,7 +280,9 @@ fn every_call_of_the_canonical_workloads_fails() {
     });
     let [runs, errors, poisoned, refused] =
         [&tally.runs, &tally.errors, &tally.poisoned, &tally.refused].map(|counter| counter.load(Ordering::Relaxed));
-    println!("{runs} runs with a fault, {errors} steps failed, {poisoned} databases poisoned, {refused} recoveries failed");
+    println!(
+        "{runs} runs with a fault, {errors} steps failed, {poisoned} databases poisoned, {refused} recoveries failed"
+    );
     let is_all = chosen.is_none() && stride(1) == 1;
     assert!(!is_all || runs > 3500 && poisoned > 800 && refused > 1000, "{runs}, {poisoned}, {refused}");
 }

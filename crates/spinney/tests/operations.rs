@@ -44,7 +44,13 @@ fn value(rng: &mut SmallRng) -> Vec<u8> {
 /// What an abort puts back, newest last.
 type Undo = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-fn operation(rng: &mut SmallRng, keys: u32, txn: &mut WriteTransaction, model: &mut Model, undo: &mut Undo) -> Result<()> {
+fn operation(
+    rng: &mut SmallRng,
+    keys: u32,
+    txn: &mut WriteTransaction,
+    model: &mut Model,
+    undo: &mut Undo,
+) -> Result<()> {
     let key = key(rng, keys);
     match rng.random_range(0..1000) {
         0..430 => {
@@ -63,12 +69,18 @@ fn operation(rng: &mut SmallRng, keys: u32, txn: &mut WriteTransaction, model: &
         960..990 => {
             let found: Vec<_> = txn.range(&key[..]..).take(8).collect::<Result<_>>()?;
             let expected = model.range::<[u8], _>((Bound::Included(&key[..]), Bound::Unbounded)).take(8);
-            assert!(found.iter().map(|(k, v)| (&k[..], &v[..])).eq(expected.map(|(k, v)| (&k[..], &v[..]))), "after {key:?}");
+            assert!(
+                found.iter().map(|(k, v)| (&k[..], &v[..])).eq(expected.map(|(k, v)| (&k[..], &v[..]))),
+                "after {key:?}"
+            );
         }
         990..996 => {
             let found: Vec<_> = txn.range(..=&key[..]).rev().take(8).collect::<Result<_>>()?;
             let expected = model.range::<[u8], _>((Bound::Unbounded, Bound::Included(&key[..]))).rev().take(8);
-            assert!(found.iter().map(|(k, v)| (&k[..], &v[..])).eq(expected.map(|(k, v)| (&k[..], &v[..]))), "before {key:?}");
+            assert!(
+                found.iter().map(|(k, v)| (&k[..], &v[..])).eq(expected.map(|(k, v)| (&k[..], &v[..]))),
+                "before {key:?}"
+            );
         }
         996..998 => assert_eq!(txn.len()?, model.len() as u64),
         _ => {

@@ -73,8 +73,15 @@ impl Scan {
         superblock: &Superblock,
         other_is_damaged: bool,
     ) -> Result<Self, FileError> {
-        let mut reader =
-            Reader { disk, options, superblock, commits: Vec::new(), ends: Vec::new(), durable: superblock.seq, decision: None };
+        let mut reader = Reader {
+            disk,
+            options,
+            superblock,
+            commits: Vec::new(),
+            ends: Vec::new(),
+            durable: superblock.seq,
+            decision: None,
+        };
         let mut scan = Self {
             commits: Vec::new(),
             last: superblock.seq,
@@ -219,8 +226,7 @@ impl Reader<'_> {
 
     /// The group, if it is whole and follows what was accepted so far.
     fn following_group<'a>(&self, scan: &Scan, bytes: &'a [u8]) -> Option<(GroupHeader, u64, &'a [u8])> {
-        let open =
-            if self.options.broken(Sabotage::TrustsGroups) { GroupHeader::parse } else { GroupHeader::open };
+        let open = if self.options.broken(Sabotage::TrustsGroups) { GroupHeader::parse } else { GroupHeader::open };
         let group = open(bytes, &self.superblock.file_id)?;
         let header = group.0;
         let follows = header.previous == scan.chain && header.epoch >= scan.epoch && header.first > scan.last

@@ -1,7 +1,10 @@
 //! Six workloads, each for a part of the engine. They are small enough to be cut, or to have a call fail, everywhere.
 
 use super::op::{Op, puts};
-use Op::{Abort, Checkpoint, Commit, Create, Drop, Flush, Hold, Maintain, Put, Reclaim, Release, Remove, RemoveRange, Rename, Reopen};
+use Op::{
+    Abort, Checkpoint, Commit, Create, Drop, Flush, Hold, Maintain, Put, Reclaim, Release, Remove, RemoveRange, Rename,
+    Reopen,
+};
 use spinney::Durability::{Buffered, Eventual, Immediate};
 
 pub struct Workload {
@@ -28,22 +31,46 @@ fn small_commits() -> Vec<Op> {
     ops.extend(puts(0, 0, 12, 200));
     ops.push(Commit(Immediate));
     for (key, durability) in (0..).zip([Immediate, Eventual, Buffered, Eventual, Immediate, Buffered]) {
-        ops.extend([Put { family: 0, key: 3 * key, bytes: 90 }, Remove { family: 0, key: key + 5 }, Commit(durability)]);
+        ops.extend([
+            Put { family: 0, key: 3 * key, bytes: 90 },
+            Remove { family: 0, key: key + 5 },
+            Commit(durability),
+        ]);
     }
     ops.push(Checkpoint);
     for (key, durability) in (0..).zip([Eventual, Eventual, Immediate, Buffered]) {
-        ops.extend([Put { family: 0, key: 20 + key, bytes: 40 }, Put { family: 0, key, bytes: 700 }, Commit(durability)]);
+        ops.extend([
+            Put { family: 0, key: 20 + key, bytes: 40 },
+            Put { family: 0, key, bytes: 700 },
+            Commit(durability),
+        ]);
     }
-    ops.extend([Put { family: 0, key: 1, bytes: 9 }, Abort, Flush, Put { family: 0, key: 2, bytes: 10 }, Commit(Eventual)]);
+    ops.extend([
+        Put { family: 0, key: 1, bytes: 9 },
+        Abort,
+        Flush,
+        Put { family: 0, key: 2, bytes: 10 },
+        Commit(Eventual),
+    ]);
     ops
 }
 
 /// Values on pages of their own, transactions that write early, images that sync first.
 fn large_values() -> Vec<Op> {
-    let mut ops = vec![Create(0), Put { family: 0, key: 7, bytes: 20_000 }, Put { family: 0, key: 8, bytes: 9_000 }, Commit(Immediate)];
+    let mut ops = vec![
+        Create(0),
+        Put { family: 0, key: 7, bytes: 20_000 },
+        Put { family: 0, key: 8, bytes: 9_000 },
+        Commit(Immediate),
+    ];
     ops.extend(puts(0, 20, 9, 1300));
     ops.push(Commit(Immediate));
-    ops.extend([Put { family: 0, key: 7, bytes: 12_000 }, Commit(Eventual), Put { family: 0, key: 1, bytes: 30 }, Commit(Immediate)]);
+    ops.extend([
+        Put { family: 0, key: 7, bytes: 12_000 },
+        Commit(Eventual),
+        Put { family: 0, key: 1, bytes: 30 },
+        Commit(Immediate),
+    ]);
     ops.extend(puts(0, 24, 12, 1200)); // more than stays in memory
     ops.extend([Put { family: 0, key: 8, bytes: 25_000 }, Commit(Buffered), Checkpoint]);
     ops.extend([Remove { family: 0, key: 7 }, Put { family: 0, key: 9, bytes: 5_000 }, Commit(Immediate)]);
@@ -66,7 +93,14 @@ fn families() -> Vec<Op> {
     ops.extend([Put { family: 1, key: 2, bytes: 20 }, Commit(Immediate)]); // an image and effects
     ops.extend([Create(2), Put { family: 2, key: 1, bytes: 400 }, Rename(1, 3), Commit(Immediate), Checkpoint]);
     ops.extend([Drop(0), Put { family: 3, key: 9, bytes: 60 }, Commit(Immediate), Maintain(3), Maintain(1000)]);
-    ops.extend([Create(0), Put { family: 0, key: 9, bytes: 60 }, Commit(Eventual), Rename(2, 1), Commit(Immediate), Maintain(1000)]);
+    ops.extend([
+        Create(0),
+        Put { family: 0, key: 9, bytes: 60 },
+        Commit(Eventual),
+        Rename(2, 1),
+        Commit(Immediate),
+        Maintain(1000),
+    ]);
     ops
 }
 
@@ -74,11 +108,28 @@ fn families() -> Vec<Op> {
 fn ranges() -> Vec<Op> {
     let mut ops = vec![Create(0)];
     ops.extend(puts(0, 0, 60, 400));
-    ops.extend([Commit(Immediate), Checkpoint, RemoveRange { family: 0, from: 5, to: 45 }, Commit(Immediate), Maintain(4)]);
+    ops.extend([
+        Commit(Immediate),
+        Checkpoint,
+        RemoveRange { family: 0, from: 5, to: 45 },
+        Commit(Immediate),
+        Maintain(4),
+    ]);
     ops.extend(puts(0, 10, 6, 500));
-    ops.extend([RemoveRange { family: 0, from: 0, to: 3 }, Commit(Eventual), Maintain(1000), Checkpoint, Reclaim(30 * 4096)]);
+    ops.extend([
+        RemoveRange { family: 0, from: 0, to: 3 },
+        Commit(Eventual),
+        Maintain(1000),
+        Checkpoint,
+        Reclaim(30 * 4096),
+    ]);
     ops.extend(puts(0, 100, 4, 100));
-    ops.extend([Commit(Immediate), RemoveRange { family: 0, from: 0, to: 255 }, Put { family: 0, key: 200, bytes: 10 }, Commit(Immediate)]);
+    ops.extend([
+        Commit(Immediate),
+        RemoveRange { family: 0, from: 0, to: 255 },
+        Put { family: 0, key: 200, bytes: 10 },
+        Commit(Immediate),
+    ]);
     ops.extend([Maintain(1000), Checkpoint, Reclaim(1 << 20), Put { family: 0, key: 1, bytes: 900 }, Commit(Buffered)]);
     ops
 }
@@ -97,7 +148,15 @@ fn snapshots() -> Vec<Op> {
         ops.extend([Remove { family: 0, key: 13 - round }, Commit(Buffered)]);
     }
     ops.extend(puts(1, 0, 10, 900));
-    ops.extend([Commit(Immediate), Release, Checkpoint, Release, Put { family: 0, key: 0, bytes: 10 }, Commit(Immediate), Release]);
+    ops.extend([
+        Commit(Immediate),
+        Release,
+        Checkpoint,
+        Release,
+        Put { family: 0, key: 0, bytes: 10 },
+        Commit(Immediate),
+        Release,
+    ]);
     ops.extend([Put { family: 0, key: 1, bytes: 10 }, Commit(Immediate)]);
     ops
 }
@@ -112,6 +171,12 @@ fn images_and_openings() -> Vec<Op> {
         }
         ops.push(if round == 2 { Checkpoint } else { Reopen });
     }
-    ops.extend([Put { family: 0, key: 3, bytes: 80 }, Commit(Eventual), Reopen, Put { family: 1, key: 3, bytes: 80 }, Commit(Immediate)]);
+    ops.extend([
+        Put { family: 0, key: 3, bytes: 80 },
+        Commit(Eventual),
+        Reopen,
+        Put { family: 1, key: 3, bytes: 80 },
+        Commit(Immediate),
+    ]);
     ops
 }

@@ -9,10 +9,21 @@ pub enum Op {
     Create(usize),
     Drop(usize),
     Rename(usize, usize),
-    Put { family: usize, key: u8, bytes: usize },
-    Remove { family: usize, key: u8 },
+    Put {
+        family: usize,
+        key: u8,
+        bytes: usize,
+    },
+    Remove {
+        family: usize,
+        key: u8,
+    },
     /// Keys from the first to before the second.
-    RemoveRange { family: usize, from: u8, to: u8 },
+    RemoveRange {
+        family: usize,
+        from: u8,
+        to: u8,
+    },
     Commit(Durability),
     Abort,
     Checkpoint,

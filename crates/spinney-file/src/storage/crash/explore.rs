@@ -135,12 +135,7 @@ impl Exploration {
     }
 
     /// One image, and if it is chosen those of its recovery.
-    fn look_at<T, E>(
-        &self,
-        image: &Image<'_>,
-        is_chosen: bool,
-        check: &impl Fn(&Crash<'_>) -> Result<T, E>,
-    ) -> Explored
+    fn look_at<T, E>(&self, image: &Image<'_>, is_chosen: bool, check: &impl Fn(&Crash<'_>) -> Result<T, E>) -> Explored
     where
         T: PartialEq + Debug,
         E: Display,
