@@ -215,7 +215,7 @@ fn one_snapshot_and_a_reuse() {
 
 #[test]
 fn two_snapshots_and_a_reuse() {
-    let preemptions = env::var("SPINNEY_MODEL_PREEMPTIONS").map_or(3, |count| count.parse().unwrap());
+    let preemptions = env::var("SPINNEY_MODEL_PREEMPTIONS").map_or(5, |count| count.parse().unwrap());
     check(Some(preemptions), || reuse(2));
 }
 
