@@ -25,7 +25,7 @@ pub(crate) const REGISTERING: u64 = u64::MAX;
 /// What one snapshot protects.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    id: u64,
+    pub(crate) id: u64,
     pub(crate) version: Arc<Version>,
     /// `None`: every owner. Sorted.
     covers: Option<Box<[Owner]>>,

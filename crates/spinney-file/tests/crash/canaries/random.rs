@@ -17,7 +17,7 @@ fn caught(sabotage: Sabotage) -> Option<(u64, String)> {
             let run = Run::record(seed, 40, Some(sabotage))?;
             for image in run.recording.images(&limits, seed) {
                 let number = images.fetch_add(1, Ordering::Relaxed);
-                run.check(&image, number % 20 == 0)?;
+                run.check(&image, number.is_multiple_of(20))?;
             }
         }
         Ok(())
