@@ -76,8 +76,8 @@ pub use spinney_file::{
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{
-    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
-    Recording, Sabotage, SimDisk, WriteObserver,
+    CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
+    ImageCount, Images, PowerCut, Recording, Sabotage, SimDisk, Stall, WriteObserver,
 };
 
 #[cfg(doctest)]

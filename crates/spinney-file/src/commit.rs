@@ -131,7 +131,9 @@ impl Engine {
         if self.pipeline.unsynced_bytes() > UNSYNCED_BYTES_MAX {
             self.wait(done.seq, Goal::Durable)?;
         }
-        self.wait(done.seq, goal(durability))?;
+        let shown_is_enough =
+            durability == Durability::Buffered && self.options.broken(Sabotage::BufferedReturnsAtOnce);
+        self.wait(done.seq, if shown_is_enough { Goal::Visible } else { goal(durability) })?;
         if durability != Durability::Immediate {
             self.signal.unsynced();
         }
@@ -294,6 +296,10 @@ impl Engine {
             } else {
                 runs.iter().map(|run| RunClaim { extent: run.extent, digest: run.digest }).collect()
             };
+            if self.options.broken(Sabotage::LogsGivenUpEffects) {
+                parts.push(LogPart::Ops(OpsPart { owner: share.owner, effects: Bytes::new() }));
+                continue;
+            }
             let image = ImagePart {
                 owner: share.owner,
                 stamp: share.root.stamp,

@@ -55,7 +55,7 @@ mod merge; // what small commits left, into pages
 mod pipeline; // append, lead, publish
 mod reclaim; // free space goes back
 mod recovery; // from bytes to a version
-mod sync; // what `waiting` is made of; loom has its own
+mod sync; // what `waiting` and `readers` are made of; loom has its own
 mod waiting; // one leads, and wakes whom it has served
 mod wreck; // a file as its bytes say
 
@@ -67,6 +67,10 @@ mod part; // one owner's share of a transaction
 mod snapshot; // a view that never changes
 mod stats; // everything that is a number
 mod txn; // slots and parts, until commit
+
+#[cfg(test)]
+#[path = "readers/tests.rs"]
+mod readers_tests; // who holds what
 
 mod live_map; // the map of an engine that is broken on purpose
 
@@ -101,8 +105,8 @@ pub use crate::{
     interlude::Interlude,
     options::Sabotage,
     storage::{
-        CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, PowerCut,
-        Recording, SimDisk, WriteObserver,
+        CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
+        ImageCount, Images, PowerCut, Recording, SimDisk, Stall, WriteObserver,
     },
 };
 pub use spinney_alloc::{AllocStats, Extent, Owner, PageNo, Seq, Stamp};

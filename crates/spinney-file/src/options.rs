@@ -167,6 +167,8 @@ pub enum Sabotage {
     StampBeforeSlots,
     /// 2: a page written early and changed again keeps its stamp and place.
     SpillKeepsStamp,
+    /// 3: a part that has entered the pages is logged as effects all the same, of which there are none.
+    LogsGivenUpEffects,
     /// 4: an image leaves its first page unwritten.
     ImageSkipsAPage,
     /// 4: an image says that it is synced, and is not.
@@ -177,10 +179,14 @@ pub enum Sabotage {
     QueuesLate,
     /// 7: a group is written synced on its own although it carries un-synced images, whose run digests are dropped.
     GroupCoversItselfOnly,
+    /// 7: a group of small commits only is written and not synced.
+    SmallGroupsUnsynced,
     /// 7: the durable position is read after the sync instead of before.
     DurableReadLate,
     /// 8: commits are shown before they are durable.
     ShowsUndurable,
+    /// 8: a Buffered commit returns when it is visible.
+    BufferedReturnsAtOnce,
     /// 9: a failed sync is tried again.
     RetriesSync,
     /// 10: freed pages are granted at the next checkpoint although a snapshot reaches them.
@@ -225,6 +231,10 @@ pub enum Sabotage {
     AnySuperblock,
     /// 16: run digests are not verified.
     TrustsImages,
+    /// 16: a group counts without its checksum.
+    TrustsGroups,
+    /// 16: a group counts whatever it chains from, and whatever its numbers are.
+    AcceptsOldGroups,
     /// 16: a log that ends too early is not noticed.
     TrustsLogEnd,
     /// 17: recovery writes no record of what it decided.

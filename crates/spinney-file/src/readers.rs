@@ -7,27 +7,25 @@
 //! Both fences are sequentially consistent, so either the collector sees the claimed slot, or the reader's load
 //! sees that version or a newer one, in which case the pages that commit freed are not reachable from it.
 
-use crate::version::Version;
-use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use crate::{
+    sync::{ArcSwapOption, AtomicBool, AtomicU64, Mutex, Ordering, READERS_PER_CHUNK as CHUNK, fence, thread_local},
+    version::Version,
+};
 use spinney_alloc::{Owner, Seq, Stamp};
 use std::{
+    cell::Cell,
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-const CHUNK: usize = 64;
 /// Holder of what an unfinished registration might need: asked again at the next occasion.
 pub(crate) const REGISTERING: u64 = u64::MAX;
 
 /// What one snapshot protects.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    id: u64,
+    pub(crate) id: u64,
     pub(crate) version: Arc<Version>,
     /// `None`: every owner. Sorted.
     covers: Option<Box<[Owner]>>,
@@ -115,8 +113,11 @@ impl Readers {
 
     fn claim(&self) -> (usize, usize, &Slot) {
         // A thread starts where it found a slot last time, so threads rarely meet.
-        thread_local!(static HINT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
-        let hint = HINT.get();
+        thread_local! {
+            #[allow(clippy::missing_const_for_thread_local, reason = "loom's has no `const`")]
+            static HINT: Cell<usize> = Cell::new(0);
+        }
+        let hint = HINT.with(Cell::get);
         let mut chunk = &self.first;
         for number in 0.. {
             for i in 0..CHUNK {
@@ -125,7 +126,7 @@ impl Readers {
                 if !slot.taken.load(Ordering::Relaxed)
                     && slot.taken.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_ok()
                 {
-                    HINT.set(at);
+                    HINT.with(|hint| hint.set(at));
                     return (number, at, slot);
                 }
             }
@@ -221,51 +222,5 @@ impl Registration {
 impl fmt::Debug for Readers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.infos()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::version::OwnerRoot;
-
-    fn version(seq: u64, stamp: u64) -> Arc<Version> {
-        let mut v = Version::at_opening(Seq(seq));
-        v.set(Owner(1), Some(OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }), None, || {
-            Box::new([OwnerRoot::NONE; crate::version::FAN_OUT])
-        });
-        Arc::new(v)
-    }
-
-    fn stamp_of(v: &Version, owner: Owner) -> Stamp {
-        v.changed(owner).map_or(Stamp(0), |r| r.stamp)
-    }
-
-    #[test]
-    fn the_newest_root_within_a_life_holds_it_and_its_end_is_told() {
-        let readers = Readers::new();
-        let old = readers.register(None, || version(1, 10));
-        let new = readers.register(Some([Owner(1)].into()), || version(2, 20));
-        let other = readers.register(Some([Owner(2)].into()), || version(3, 25));
-        let holder = |birth, death| readers.holder(Owner(1), Stamp(birth), Stamp(death), stamp_of);
-        assert_eq!(holder(5, 30), Some(new.held.id));
-        assert_eq!(holder(5, 20), Some(old.held.id));
-        assert_eq!(holder(21, 30), None, "a snapshot of another owner holds nothing here");
-        assert!(readers.leave(&new) && readers.leave(&old));
-        assert!(!readers.leave(&other));
-        let mut ended = readers.take_ended();
-        ended.sort_unstable();
-        assert_eq!(ended, [old.held.id, new.held.id]);
-        assert_eq!(holder(5, 30), None);
-        assert!(readers.take_ended().is_empty());
-    }
-
-    #[test]
-    fn more_snapshots_than_one_chunk_has_slots() {
-        let readers = Readers::new();
-        let places: Vec<_> = (0..200).map(|i| readers.register(None, || version(i, i + 1))).collect();
-        assert_eq!(readers.infos().len(), 200);
-        assert!(!places.iter().any(|p| readers.leave(p)), "nothing hangs on them");
-        assert_eq!(readers.infos().len(), 0);
     }
 }

@@ -11,8 +11,8 @@ pub(crate) mod sim_disk; // a disk whose power can be cut
 
 #[cfg(any(test, feature = "testing"))]
 pub use self::{
-    crash::{CrashUnit, Cut, EnumerationLimits, Image, ImageCount, Images, Recording},
-    sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, WriteObserver},
+    crash::{Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Image, ImageCount, Images, Recording},
+    sim_disk::{CallCounts, CallSet, Fault, FaultKind, PowerCut, SimDisk, Stall, WriteObserver},
 };
 pub use self::{memory::MemStorage, os_file::OsFile};
 

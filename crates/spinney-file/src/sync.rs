@@ -1,15 +1,19 @@
-//! What `waiting` is made of: locks, atomics, and a way for a thread to sleep.
+//! What `waiting` and `readers` are made of: locks, atomics, and a way for a thread to sleep.
 //!
-//! The model test compiles `waiting` with loom's versions of the same names, so this list is all it may use.
+//! The model tests compile them with loom's versions of the same names, so this list is all they may use.
 
+pub(crate) use arc_swap::ArcSwapOption;
 pub(crate) use parking_lot::Mutex;
 pub(crate) use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     thread_local,
 };
 
 use super::waiting::Mistake;
 use std::{hint, thread, thread::Thread};
+
+/// Places for snapshots that are made together.
+pub(crate) const READERS_PER_CHUNK: usize = 64;
 
 /// How often a thread looks again before it sleeps: about a microsecond, a fraction of what sleeping and waking cost.
 const LOOKS: u32 = 48;

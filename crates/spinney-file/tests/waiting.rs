@@ -14,6 +14,7 @@ use std::{
 };
 use waiting::{Failed, Progress, Waiting};
 
+#[allow(unused_imports, dead_code, reason = "some of it is for `readers`")]
 #[path = "../src/sync.rs"]
 mod sync;
 #[path = "../src/waiting.rs"]

@@ -29,6 +29,8 @@ mod scrub; // everything once more, slowly
 mod snapshot; // immutable views
 mod stats; // everything that is a number
 mod table_txn; // one table in a transaction
+#[cfg(feature = "testing")]
+pub mod testing; // a disk to be cut off, and what it may leave
 mod transaction; // who takes part, and how it ends
 mod typed; // tables with types
 mod value; // bytes read
@@ -60,6 +62,6 @@ pub use spinney_btree::{
 };
 #[cfg(feature = "testing")]
 pub use spinney_btree::{
-    CallCounts, CallSet, CrashUnit, Cut, EnumerationLimits, Fault, FaultKind, Image, ImageCount, Images, MemStorage,
-    PowerCut, Recording, Sabotage, SimDisk, Storage, WriteObserver,
+    CallCounts, CallSet, Crash, CrashUnit, Cut, EnumerationLimits, Exploration, Explored, Fault, FaultKind, Image,
+    ImageCount, Images, MemStorage, PowerCut, Recording, Sabotage, SimDisk, Stall, Storage, WriteObserver,
 };

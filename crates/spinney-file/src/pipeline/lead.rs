@@ -29,10 +29,11 @@ impl Pipeline {
         if options.broken(Sabotage::GroupCoversItselfOnly) {
             whole = false;
         }
+        let covers_itself = !whole && !options.broken(Sabotage::SmallGroupsUnsynced);
         let mut first = target.0 + 1 - groups.iter().map(|group| u64::from(group.records)).sum::<u64>();
         for group in groups {
             let records = u64::from(group.records);
-            self.write_group(disk, &mut log, Seq(first), group, durable && !whole)?;
+            self.write_group(disk, &mut log, Seq(first), group, durable && covers_itself)?;
             first += records;
         }
         self.written.fetch_max(target.0, Ordering::AcqRel);

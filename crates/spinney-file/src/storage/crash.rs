@@ -10,10 +10,14 @@
 //! ```
 
 mod choice; // what one crash left
+mod explore; // an invariant on all of them
 mod limits; // how many images
 mod plan; // images by number
 
-pub use self::limits::{CrashUnit, EnumerationLimits};
+pub use self::{
+    explore::{Crash, Exploration, Explored},
+    limits::{CrashUnit, EnumerationLimits},
+};
 
 use self::{
     choice::{Choice, killed, pieces_of_bytes},
@@ -94,6 +98,10 @@ pub struct ImageCount {
     pub planned: u64,
     /// Images that are yielded at most.
     pub budgeted: u64,
+    /// Moments at which the run is cut.
+    pub cuts: u64,
+    /// Of those, how many have every subset of their pending units among the images, with every length the file may have.
+    pub cuts_whole: u64,
 }
 
 impl Recording {
@@ -133,9 +141,16 @@ impl Recording {
 
     /// How many images all cuts have together. Costs one pass over the steps.
     pub fn image_count(&self, limits: &EnumerationLimits) -> ImageCount {
-        let planned = planned_counts(self.cuts(), limits);
-        let budgeted = quotas(&planned, limits).iter().sum();
-        ImageCount { planned: planned.iter().sum(), budgeted }
+        let cuts = self.cuts().map(|cut| cut.plan(limits, 0));
+        let (planned, whole): (Vec<u64>, Vec<bool>) = cuts.map(|plan| (plan.count(), plan.is_whole())).unzip();
+        let quotas = quotas(&planned, limits);
+        let all = planned.iter().zip(&quotas).map(|(planned, quota)| planned == quota);
+        ImageCount {
+            planned: planned.iter().sum(),
+            budgeted: quotas.iter().sum(),
+            cuts: planned.len() as u64,
+            cuts_whole: all.zip(whole).filter(|(all, whole)| *all && *whole).count() as u64,
+        }
     }
 
     /// Makes an image again from what [`Image::describe`] said about it.
@@ -193,8 +208,10 @@ impl<'r> Cut<'r> {
 
     /// How many images of this cut the limits ask for.
     pub fn image_count(&self, limits: &EnumerationLimits) -> ImageCount {
-        let planned = self.plan(limits, 0).count();
-        ImageCount { planned, budgeted: planned.min(limits.images_per_cut_max).min(limits.images_max) }
+        let plan = self.plan(limits, 0);
+        let planned = plan.count();
+        let budgeted = planned.min(limits.images_per_cut_max).min(limits.images_max);
+        ImageCount { planned, budgeted, cuts: 1, cuts_whole: u64::from(budgeted == planned && plan.is_whole()) }
     }
 
     /// The images of this cut.

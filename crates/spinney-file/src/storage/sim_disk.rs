@@ -5,9 +5,13 @@ mod calls; // what each call does
 mod faults; // calls that fail, reads that lie
 pub(crate) mod log; // what was done, step by step
 pub(crate) mod random; // the same for the same seed
+mod stall; // calls that do not return
 pub(crate) mod state; // durable, pending, visible
 
-pub use self::faults::{CallSet, Fault, FaultKind};
+pub use self::{
+    faults::{CallSet, Fault, FaultKind},
+    stall::Stall,
+};
 
 use self::{
     blocks::{BLOCK_BYTES, BlockMap},
@@ -93,6 +97,7 @@ struct Shared {
     locked: AtomicBool,
     observer: RwLock<Option<Arc<dyn WriteObserver>>>,
     overlap: AtomicBool,
+    stalls: stall::Stalls,
 }
 
 struct Inner {
@@ -134,6 +139,7 @@ impl SimDisk {
             locked: AtomicBool::new(false),
             observer: RwLock::new(None),
             overlap: AtomicBool::new(false),
+            stalls: stall::Stalls::default(),
         };
         Self { shared: Arc::new(shared), holds_lock: AtomicBool::new(false) }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     /// How many lengths each subset is combined with: all, or the last and a random one.
     lengths_each: u64,
     torn_masks: u64,
+    /// Every subset is there, with every length.
+    whole: bool,
     kill_points: Vec<u64>,
     sections: Vec<(Section, u64)>,
     seed: u64,
@@ -90,6 +92,7 @@ impl Plan {
             lengths_max,
             lengths_each: lengths.min(2),
             torn_masks: 0,
+            whole: false,
             kill_points,
             sections: Vec::new(),
             seed,
@@ -105,6 +108,7 @@ impl Plan {
         if whole && (1u64 << n).saturating_mul(lengths) <= 1 << exhaustive {
             self.lengths_each = lengths;
         }
+        self.whole = whole && self.lengths_each == lengths;
         let each = self.lengths_each;
         self.torn_masks = TORN_MASKS.len() as u64 + limits.torn_masks.unwrap_or(0);
         let tearable = if limits.unit == CrashUnit::Page && limits.torn_masks.is_some() { n } else { 0 };
@@ -132,6 +136,11 @@ impl Plan {
     /// How many images there are, duplicates included.
     pub(crate) fn count(&self) -> u64 {
         self.sections.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Whether every subset of the pending units is among them, with every length.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The first so many are never left to chance.

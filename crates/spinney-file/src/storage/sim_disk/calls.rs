@@ -136,6 +136,7 @@ impl SimDisk {
         call: CallSet,
         count: impl FnOnce(&mut CallCounts) -> &mut u64,
     ) -> io::Result<(MutexGuard<'_, Inner>, Option<FaultKind>)> {
+        self.shared.stalls.pass(call);
         let mut inner = self.inner();
         inner.check_power()?;
         *count(&mut inner.counts) += 1;

@@ -38,6 +38,11 @@ impl CallSet {
     /// Every call.
     pub const ALL: Self = Self((1 << 10) - 1);
 
+    /// The kinds of both; as `|`, but for constants.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether the two have a kind in common.
     pub const fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -48,7 +53,7 @@ impl BitOr for CallSet {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.and(other)
     }
 }
 

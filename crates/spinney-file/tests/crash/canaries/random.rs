@@ -2,31 +2,32 @@
 
 use super::{quietly, words};
 use crate::support::Run;
-use spinney_file::{EnumerationLimits, Sabotage};
-use std::panic::catch_unwind;
+use spinney_file::{EnumerationLimits, FileError, Sabotage};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Runs the harness over an engine with one rule broken; `Some` with what noticed it, and after how many images.
 fn caught(sabotage: Sabotage) -> Option<(u64, String)> {
-    let mut images = 0;
-    for seed in 0..30 {
-        let attempt = catch_unwind(|| -> Result<u64, String> {
-            let run = Run::record(seed, 40, Some(sabotage)).map_err(|e| format!("the run itself: {e}"))?;
-            let mut count = 0;
-            for image in
-                run.recording.images(&EnumerationLimits { images_max: 3000, ..EnumerationLimits::PULL_REQUEST }, seed)
-            {
-                count += 1;
-                run.check(&image, count % 20 == 0).map_err(|e| format!("{count} images: {e}"))?;
+    let images = AtomicU64::new(0);
+    let limits = EnumerationLimits { images_max: 3000, ..EnumerationLimits::PULL_REQUEST };
+    let attempt = catch_unwind(AssertUnwindSafe(|| -> Result<(), FileError> {
+        for seed in 0..30 {
+            let run = Run::record(seed, 40, Some(sabotage))?;
+            for image in run.recording.images(&limits, seed) {
+                let number = images.fetch_add(1, Ordering::Relaxed);
+                run.check(&image, number.is_multiple_of(20))?;
             }
-            Ok(count)
-        });
-        match attempt {
-            Ok(Ok(count)) => images += count,
-            Ok(Err(what)) => return Some((images, what)),
-            Err(panic) => return Some((images, words(&*panic))),
         }
-    }
-    None
+        Ok(())
+    }));
+    let what = match attempt {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => words(&*panic),
+    };
+    Some((images.into_inner(), what))
 }
 
 #[test]

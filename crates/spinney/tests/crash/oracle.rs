@@ -1,0 +1,114 @@
+//! What must hold of every image that a crash leaves.
+
+use crate::support::{
+    model::{World, check, open, options},
+    op::Op,
+    runner::{Runner, bounds},
+};
+use spinney::{Crash, Database, Options, Recording, Result, Sabotage, SimDisk, Snapshot};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+fn digest<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8], &'a [u8])>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    entries.for_each(|entry| entry.hash(&mut hasher));
+    hasher.finish()
+}
+
+fn digest_of(world: &World) -> u64 {
+    let empty: (&[u8], &[u8]) = (b"", b"");
+    digest(world.iter().flat_map(|(family, entries)| {
+        let all = entries.iter().map(|(k, v)| (&k[..], &v[..]));
+        std::iter::once(empty).chain(all).map(move |(k, v)| (&family[..], k, v))
+    }))
+}
+
+/// Everything a snapshot shows, as one number.
+fn digest_in(snapshot: &Snapshot, db: &Database) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    for info in snapshot.families()? {
+        let family = db.open_family(&info.name)?.expect("it is in the snapshot");
+        (&*info.name, &b""[..], &b""[..]).hash(&mut hasher);
+        for entry in snapshot.range(&family, ..) {
+            let (key, value) = entry?;
+            (&*info.name, &key[..], &value[..]).hash(&mut hasher);
+        }
+    }
+    Ok(hasher.finish())
+}
+
+/// A recorded run.
+pub(crate) struct Run {
+    pub(crate) recording: Recording,
+    options: Options,
+    /// Digests of the states after each commit.
+    states: Vec<u64>,
+}
+
+impl Run {
+    /// So many random steps.
+    pub(crate) fn random(seed: u64, steps: u32, sabotage: Option<Sabotage>) -> Result<Self> {
+        Self::record(seed, sabotage, |runner| (0..steps).try_for_each(|_| runner.step()))
+    }
+
+    /// Operations one after the other.
+    pub(crate) fn scripted(ops: &[Op], seed: u64, sabotage: Option<Sabotage>) -> Result<Self> {
+        Self::record(seed, sabotage, |runner| {
+            ops.iter().try_for_each(|&op| runner.perform(op))?;
+            runner.check_held()
+        })
+    }
+
+    fn record(seed: u64, sabotage: Option<Sabotage>, steps: impl Fn(&mut Runner) -> Result<()>) -> Result<Self> {
+        let mut runner = Runner::new(SimDisk::new(), options(seed, sabotage), seed);
+        runner.record();
+        steps(&mut runner)?;
+        runner.forget();
+        Ok(Self::of(&runner))
+    }
+
+    /// What a runner has recorded so far.
+    pub(crate) fn of(runner: &Runner) -> Self {
+        let states = runner.states.iter().map(digest_of).collect();
+        Self { recording: runner.disk.recording(), options: runner.options.clone(), states }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// D1 to D4 on each image: what was acknowledged is there, as one state of all families, and every page is where it belongs. On
+    /// the chosen ones also that the database goes on from there. Returns which commit is the last.
+    pub(crate) fn check(&self, crash: &Crash<'_>) -> Result<usize> {
+        let (least, most) = bounds(crash.marks(), crash.is_kill());
+        let disk = crash.disk();
+        let db = open(&disk, &self.options)?;
+        let found = digest_in(&db.snapshot(), &db)?;
+        let commit = (least..=most).rev().find(|&commit| self.states[commit] == found);
+        check(&db, "recovered")?;
+        let commit = commit.unwrap_or_else(|| panic!("no state between {least} and {most}"));
+        crash.recovered();
+        if crash.is_chosen() {
+            self.go_on(db, &disk)?;
+        }
+        Ok(commit)
+    }
+
+    /// D5 and D6: a commit, a checkpoint, and no page is missing; closed and opened again it shows the same.
+    fn go_on(&self, db: Database, disk: &SimDisk) -> Result<()> {
+        let family = db.family("afterwards")?;
+        let mut txn = family.begin()?;
+        for i in 0..30u8 {
+            txn.insert([i], vec![i; 500])?;
+        }
+        txn.commit()?;
+        while db.maintain(1000)? > 0 {}
+        let before = digest_in(&db.snapshot(), &db)?;
+        db.checkpoint()?;
+        check(&db, "after going on")?;
+        drop(family);
+        db.close()?;
+        let db = open(disk, &self.options)?;
+        assert_eq!(digest_in(&db.snapshot(), &db)?, before, "after closing and opening");
+        Ok(())
+    }
+}
