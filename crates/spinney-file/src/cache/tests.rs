@@ -376,7 +376,8 @@ fn no_reader_ever_sees_another_page_than_its_pointer_means() {
         }
         let mut state = 99;
         // On a busy machine the readers may come late.
-        let seen_all = |i: u64| i % 1000 == 0 && i >= rounds && cache.stats().hits > 0 && cache.stats().loads > 0;
+        let seen_all =
+            |i: u64| i.is_multiple_of(1000) && i >= rounds && cache.stats().hits > 0 && cache.stats().loads > 0;
         for i in (0..1000 * rounds).take_while(|&i| !seen_all(i)) {
             let page = &disk[usize::try_from(random(&mut state) % PAGES).unwrap()];
             let ptr = {
