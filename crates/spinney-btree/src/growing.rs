@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 /// The first piece has two to the power of this elements; each further one as many as all before it.
-const FIRST_BITS: u32 = 6;
+const FIRST_BITS: u32 = 3;
 const PIECES: usize = (u32::BITS - FIRST_BITS + 1) as usize;
 
 /// One thread at a time adds; any number read, without a lock. Elements never move.

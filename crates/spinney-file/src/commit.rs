@@ -336,12 +336,19 @@ pub(crate) struct Share {
     pub(crate) kind: Kind,
 }
 
+/// What effects take: in memory, and in pages when they are merged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight {
+    pub(crate) bytes: usize,
+    pub(crate) keys: usize,
+    pub(crate) promised_pages: u64,
+}
+
 pub(crate) enum Kind {
     /// Its effects are in the log, and in memory.
     Small {
         effects: Bytes,
-        /// Pages that merging them may take.
-        promised_pages: u64,
+        weight: Weight,
         /// What stood above the owner's root when they were added, and what does then.
         before: Option<Above>,
         after: Option<Above>,
@@ -363,8 +370,8 @@ impl Share {
             Kind::Image { pages: part.take_private(), spilled }
         } else {
             Kind::Small {
+                weight: part.weight(),
                 effects: std::mem::take(&mut part.effects).into(),
-                promised_pages: part.promised_pages,
                 before: None,
                 after: None,
             }

@@ -6,7 +6,7 @@ use crate::{
     budget::Charge,
     buffers::Page,
     cache::Pin,
-    commit::DirtyPages,
+    commit::{DirtyPages, Weight},
     engine::Engine,
     error::FileError,
     options::Sabotage,
@@ -191,6 +191,11 @@ impl Part {
     pub fn set_effects(&mut self, effects: Vec<u8>, keys: usize) {
         assert!(!self.in_pages || effects.is_empty(), "a part in pages tells of them");
         (self.effects, self.effect_keys) = (effects, keys);
+    }
+
+    /// What they take.
+    pub(crate) fn weight(&self) -> Weight {
+        Weight { bytes: self.effects.len(), keys: self.effect_keys, promised_pages: self.promised_pages }
     }
 
     /// A small part has the pages promised that merging it will take, or changes pages now, of which it knows how many it takes.

@@ -105,13 +105,8 @@ fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
         }
         if let Some(above) = above {
             let bytes = commits.iter().map(|effects| effects.len()).sum();
-            engine.pipeline.adopt(
-                &engine.owners,
-                owner,
-                above,
-                bytes,
-                engine.space.promise_again(&engine.disk, commits.len(), bytes),
-            );
+            let weight = engine.space.promise_again(&engine.disk, commits.len(), bytes);
+            engine.pipeline.adopt(&engine.owners, owner, above, weight);
         }
     }
     Ok(())

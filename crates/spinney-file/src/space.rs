@@ -1,6 +1,7 @@
 //! The allocator with its I/O: loads map pages when they are first needed, and grows the file.
 
 use crate::{
+    commit::Weight,
     disk::Disk,
     error::{FileError, IoOp},
     owners::NO_OWNER,
@@ -85,13 +86,13 @@ impl Space {
         is_covered
     }
 
-    /// Promises for an owner's commits that a log has what was promised before.
-    pub(crate) fn promise_again(&self, disk: &Disk, commits: usize, effect_bytes: usize) -> u64 {
+    /// What an owner's commits take that a log has: what was promised before is promised again.
+    pub(crate) fn promise_again(&self, disk: &Disk, commits: usize, bytes: usize) -> Weight {
         let used = self.map(|map| map.file_pages() - map.free_count());
-        let keys = commits.max(effect_bytes / BYTES_PER_RECOVERED_KEY) as u64;
-        let pages = Promises::for_commit(keys, effect_bytes as u64, used, disk.page_bytes as u64);
-        self.promises.add(pages);
-        pages
+        let keys = commits.max(bytes / BYTES_PER_RECOVERED_KEY);
+        let promised_pages = Promises::for_commit(keys as u64, bytes as u64, used, disk.page_bytes as u64);
+        self.promises.add(promised_pages);
+        Weight { bytes, keys, promised_pages }
     }
 
     /// Pages were promised to a commit that was not made.

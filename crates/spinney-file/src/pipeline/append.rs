@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     budget::Charge,
-    commit::{Kind, Share, joined_freed},
+    commit::{Kind, Share, Weight, joined_freed},
     error::FileError,
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, RingLayout},
     merge::Merged,
@@ -26,10 +26,10 @@ const QUEUE_BLOCKS_MAX: u64 = (1 << 20) / BLOCK_BYTES;
 const WORK_PARTS: u64 = 4;
 /// A log is mostly padding when records have less than this part of it, as a divisor.
 const RECORDS_SHARE: u64 = 4;
-/// What effects take in memory, as a multiple of what they take in the log: themselves, and the nodes that find them.
-const EFFECT_BYTES_WEIGHT: u64 = 2;
-/// What a small commit takes in memory beside that.
-const COMMIT_BYTES: u64 = 256;
+/// What takes memory above a root beside the effects themselves: the first nodes that find them, each commit, and each key in it.
+const FIRST_BYTES: u64 = 4096;
+const COMMIT_BYTES: u64 = 128;
+const KEY_BYTES: u64 = 160;
 
 impl Pipeline {
     // ---- room in the log (rule 5) ----
@@ -112,8 +112,8 @@ impl Pipeline {
         for share in commit.shares {
             append.changed.insert(owners.page_of(leaf_of(share.owner)));
             match &mut share.kind {
-                Kind::Small { effects, promised_pages, after, .. } => {
-                    self.note_above(&mut append, share.owner, effects.len(), *promised_pages);
+                Kind::Small { weight, after, .. } => {
+                    self.note_above(&mut append, share.owner, *weight);
                     set_root(&mut version, owners, share.owner, None, after.take());
                 }
                 Kind::Image { .. } => {
@@ -272,29 +272,24 @@ impl Pipeline {
     }
 
     /// The newest version with what repeated commits of an owner amount to: as the log says it was.
-    pub(crate) fn adopt(
-        &self,
-        owners: &OwnerTable,
-        owner: Owner,
-        above: Above,
-        effect_bytes: usize,
-        promised_pages: u64,
-    ) {
+    pub(crate) fn adopt(&self, owners: &OwnerTable, owner: Owner, above: Above, effects: Weight) {
         let mut append = self.append.lock();
         let mut version = (*append.newest).clone();
         set_root(&mut version, owners, owner, None, Some(above));
         append.changed.insert(owners.page_of(leaf_of(owner)));
-        self.note_above(&mut append, owner, effect_bytes, promised_pages);
+        self.note_above(&mut append, owner, effects);
         let version = Arc::new(version);
         append.newest = Arc::clone(&version);
         self.visible.store(version);
     }
 
-    /// Effects of so many bytes were added above an owner's root, and have the promise of so many pages.
-    fn note_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner, effect_bytes: usize, promised_pages: u64) {
-        let bytes = EFFECT_BYTES_WEIGHT * effect_bytes as u64 + COMMIT_BYTES;
-        let all = &mut append.above.entry(owner).or_default().all;
-        *all = Size { bytes: all.bytes + bytes, pages: all.pages + promised_pages };
+    /// Effects were added above an owner's root.
+    fn note_above(&self, append: &mut MutexGuard<'_, Append>, owner: Owner, effects: Weight) {
+        let size = append.above.entry(owner).or_default();
+        let is_first = size.all.bytes == size.frozen.bytes;
+        let bytes =
+            effects.bytes as u64 + KEY_BYTES * effects.keys as u64 + COMMIT_BYTES + u64::from(is_first) * FIRST_BYTES;
+        size.all = Size { bytes: size.all.bytes + bytes, pages: size.all.pages + effects.promised_pages };
         self.budget.charge(Charge::Unwritten, bytes);
     }
 
