@@ -35,7 +35,7 @@
 //!     }
 //! }
 //!
-//! let explored = Exploration::new("transfers").run(&disk.recording(), |crash| {
+//! let explored = Exploration::new("transfers").run(&disk.recording(), |crash| -> spinney::Result<u64> {
 //!     let db = open(&crash.disk())?;
 //!     let snapshot = db.snapshot();
 //!     let balance = |name| -> spinney::Result<u64> {
@@ -46,7 +46,7 @@
 //!     let (checking, savings) = (balance("checking")?, balance("savings")?);
 //!     assert_eq!(checking + savings, 100, "money came or went");
 //!     assert!(savings >= 10 * crash.marks().last().unwrap_or(0), "a transfer that she was told of is gone");
-//!     spinney::Result::Ok(savings)
+//!     Ok(savings)
 //! });
 //! assert!(explored.images > 50, "{explored}");
 //! # Ok(()) }
