@@ -258,7 +258,7 @@ impl Engine {
             || freed > limit && freed > self.space.map(|m| m.file_pages()) * self.disk.page_bytes as u64 / 4
     }
 
-    /// Whether small commits have left so many pages in memory that a checkpoint should write them.
+    /// Whether small commits have left so much in memory that a checkpoint should merge it.
     pub(crate) fn unwritten_due(&self) -> bool {
         self.budget.spent(Charge::Unwritten) > self.budget.limit() / UNWRITTEN_SHARE
     }
