@@ -21,7 +21,8 @@ use crate::root::TableId;
 /// |                   0..3 | kind; no other is valid                                             |
 /// |                      3 | the table's id follows; else it is the default table, without bytes |
 /// |                      4 | the key was there before the commit, so entries stay as many, or become one fewer |
-/// |                   5..8 | zero                                                                |
+/// |                      5 | nobody looked whether it was there; bit 4 is zero then             |
+/// |                   6..8 | zero                                                                |
 ///
 /// A put into the default table takes 4 bytes more than a short key and a value of 128 bytes to 16 KiB. Whatever else a transaction can
 /// do, it does to pages.
@@ -31,7 +32,8 @@ pub(crate) struct Effect<'a> {
     pub(crate) key: &'a [u8],
     /// `None`: it is deleted.
     pub(crate) value: Option<&'a [u8]>,
-    pub(crate) existed: bool,
+    /// Whether the key was there before; `None`: nobody looked.
+    pub(crate) existed: Option<bool>,
 }
 
 const VERSION: u8 = 1;
@@ -42,6 +44,7 @@ mod kind {
     pub(super) const MASK: u8 = 7;
     pub(super) const HAS_TABLE: u8 = 8;
     pub(super) const EXISTED: u8 = 16;
+    pub(super) const UNKNOWN: u8 = 32;
 }
 
 /// A transaction with a longer key or value than this changes pages: the log would cost as much.
@@ -58,7 +61,7 @@ impl Effect<'_> {
         }
         let kind = if self.value.is_some() { kind::PUT } else { kind::DELETE };
         let has_table = u8::from(self.table != TableId::DEFAULT) * kind::HAS_TABLE;
-        let existed = u8::from(self.existed) * kind::EXISTED;
+        let existed = self.existed.map_or(kind::UNKNOWN, |existed| u8::from(existed) * kind::EXISTED);
         out.push(kind | has_table | existed);
         if has_table != 0 {
             put_varint(out, self.table.0);
@@ -104,9 +107,15 @@ impl<'a> Effects<'a> {
 
     fn effect(&mut self) -> Result<Effect<'a>, &'static str> {
         let first = self.take(1)?[0];
-        if first & !(kind::MASK | kind::HAS_TABLE | kind::EXISTED) != 0 {
+        if first & !(kind::MASK | kind::HAS_TABLE | kind::EXISTED | kind::UNKNOWN) != 0 {
             return Err("an effect has bits that mean nothing");
         }
+        let existed = match first & (kind::EXISTED | kind::UNKNOWN) {
+            0 => Some(false),
+            kind::EXISTED => Some(true),
+            kind::UNKNOWN => None,
+            _ => return Err("an effect knows what it does not know"),
+        };
         let table = match first & kind::HAS_TABLE {
             0 => TableId::DEFAULT,
             _ => match TableId(self.varint()?) {
@@ -114,7 +123,6 @@ impl<'a> Effects<'a> {
                 other => other,
             },
         };
-        let existed = first & kind::EXISTED != 0;
         match first & kind::MASK {
             kind::PUT => {
                 let (key_len, value_len) = (self.varint()?, self.varint()?);
@@ -199,7 +207,7 @@ mod tests {
         #[test]
         fn effects_survive_the_round_trip_and_bytes_that_are_none_are_refused(
             effects in prop::collection::vec((0..3_u32, prop::collection::vec(any::<u8>(), 0..300),
-                prop::option::of(prop::collection::vec(any::<u8>(), 0..300)), any::<bool>()), 0..8),
+                prop::option::of(prop::collection::vec(any::<u8>(), 0..300)), any::<Option<bool>>()), 0..8),
             cut in any::<prop::sample::Index>(), turned in any::<u8>(),
         ) {
             let mut bytes = Vec::new();

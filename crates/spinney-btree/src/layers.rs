@@ -78,24 +78,34 @@ impl Memtable {
 /// By how many entries tables changed.
 #[derive(Clone, Debug, Default)]
 struct Changes {
-    default: i64,
-    others: Option<Arc<BTreeMap<TableId, i64>>>,
+    default: Change,
+    others: Option<Arc<BTreeMap<TableId, Change>>>,
+}
+
+/// By how many entries a table changed, if none of its `unknown` keys was there before: each that was is one too many.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    entries: i64,
+    unknown: u64,
 }
 
 impl Changes {
-    fn of(&self, table: TableId) -> i64 {
+    fn of(&self, table: TableId) -> Change {
         match table {
             TableId::DEFAULT => self.default,
-            _ => self.others.as_ref().and_then(|others| others.get(&table)).copied().unwrap_or(0),
+            _ => self.others.as_ref().and_then(|others| others.get(&table)).copied().unwrap_or_default(),
         }
     }
 
-    fn add(&mut self, table: TableId, change: i64) {
-        if table == TableId::DEFAULT {
-            self.default += change;
-        } else if change != 0 {
-            *Arc::make_mut(self.others.get_or_insert_default()).entry(table).or_default() += change;
-        }
+    /// A key of a table has a value or none; `existed`: whether it had one before.
+    fn add(&mut self, table: TableId, has_value: bool, existed: Option<bool>) {
+        let change = match table {
+            TableId::DEFAULT => &mut self.default,
+            _ if existed == Some(has_value) => return,
+            _ => Arc::make_mut(self.others.get_or_insert_default()).entry(table).or_default(),
+        };
+        change.entries += i64::from(has_value) - i64::from(existed == Some(true));
+        change.unknown += u64::from(existed.is_none());
     }
 }
 
@@ -155,10 +165,10 @@ fn add(before: Option<&Above>, stamp: Stamp, effects: Bytes) -> Result<Above, &'
             _ => map.table(table),
         };
         last = Some((table, keys));
-        changes.add(table, i64::from(value.is_some()) - i64::from(existed));
         let start = key.as_ptr() as usize - effects.as_ptr() as usize;
         let data = effects.slice(start..start + key.len() + value.map_or(0, <[u8]>::len));
-        keys.put(stamp, Put { data, key_len: key.len(), is_put: value.is_some(), existed });
+        let had_value = keys.put(stamp, Put { data, key_len: key.len(), is_put: value.is_some(), existed });
+        changes.add(table, value.is_some(), existed.or(had_value));
     }
     *limit = stamp;
     Ok(Arc::new(layers))
@@ -204,15 +214,16 @@ fn bring_into_pages(part: &mut Part, layers: &Layers) -> Result<(), TreeError> {
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// By table; most transactions have one.
-    tables: Vec<(TableId, BTreeMap<Bytes, Change>)>,
+    tables: Vec<(TableId, BTreeMap<Bytes, Own>)>,
     base: Option<Arc<Layers>>,
     bytes: usize,
 }
 
+/// What it did to a key.
 #[derive(Debug)]
-struct Change {
-    /// Whether the key was there before the transaction.
-    existed: bool,
+struct Own {
+    /// Whether the key was there before the transaction; `None`: nobody looked.
+    existed: Option<bool>,
     known: Known,
 }
 
@@ -234,8 +245,8 @@ impl Pending {
         self.bytes
     }
 
-    /// A key has another value, or none; `existed`: whether it had one just before.
-    pub(crate) fn put(&mut self, table: TableId, key: &[u8], value: Option<&[u8]>, existed: bool) {
+    /// A key has another value, or none; `existed`: whether it had one just before, if somebody looked.
+    pub(crate) fn put(&mut self, table: TableId, key: &[u8], value: Option<&[u8]>, existed: Option<bool>) {
         let known = value.map(Bytes::copy_from_slice);
         let at = self.tables.binary_search_by_key(&table, |(id, _)| *id).unwrap_or_else(|at| {
             self.tables.insert(at, (table, BTreeMap::new()));
@@ -243,12 +254,12 @@ impl Pending {
         });
         let changes = &mut self.tables[at].1;
         self.bytes += known.as_ref().map_or(0, Bytes::len);
-        if let Some(change) = changes.get_mut(key) {
-            self.bytes -= change.known.as_ref().map_or(0, Bytes::len);
-            change.known = known;
+        if let Some(own) = changes.get_mut(key) {
+            self.bytes -= own.known.as_ref().map_or(0, Bytes::len);
+            own.known = known;
         } else {
             self.bytes += key.len() + CHANGE_BYTES;
-            changes.insert(Bytes::copy_from_slice(key), Change { existed, known });
+            changes.insert(Bytes::copy_from_slice(key), Own { existed, known });
         }
     }
 
@@ -257,8 +268,8 @@ impl Pending {
         let mut out = Vec::with_capacity(self.bytes + 1);
         let mut keys = 0;
         for &(table, ref changes) in &self.tables {
-            for (key, change) in changes.iter().filter(|(_, change)| change.existed || change.known.is_some()) {
-                Effect { table, key, value: change.known.as_deref(), existed: change.existed }.encode(&mut out);
+            for (key, own) in changes.iter().filter(|(_, own)| own.existed != Some(false) || own.known.is_some()) {
+                Effect { table, key, value: own.known.as_deref(), existed: own.existed }.encode(&mut out);
                 keys += 1;
             }
         }
@@ -268,7 +279,7 @@ impl Pending {
     /// For pages: what was done, by table and in order.
     pub(crate) fn points(&self) -> impl Iterator<Item = (TableId, Vec<Point<'_>>)> {
         self.tables.iter().map(|(table, changes)| {
-            (*table, changes.iter().map(|(key, change)| Point { key, value: change.known.as_deref() }).collect())
+            (*table, changes.iter().map(|(key, own)| Point { key, value: own.known.as_deref() }).collect())
         })
     }
 }
@@ -277,7 +288,7 @@ impl Pending {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Over<'a> {
     table: TableId,
-    pending: Option<&'a BTreeMap<Bytes, Change>>,
+    pending: Option<&'a BTreeMap<Bytes, Own>>,
     layers: Option<&'a Layers>,
 }
 
@@ -309,30 +320,66 @@ impl<'a> Over<'a> {
     /// Lends what is known of a key; `None`: ask the pages.
     #[inline]
     pub(crate) fn get<R>(&self, key: &[u8], read: impl FnOnce(Lent<'_>) -> R) -> Option<R> {
-        if let Some(change) = self.pending.and_then(|changes| changes.get(key)) {
-            return Some(read(change.known.as_deref()));
+        if let Some(own) = self.pending.and_then(|changes| changes.get(key)) {
+            return Some(read(own.known.as_deref()));
         }
+        self.get_below(0, key, read)
+    }
+
+    /// The same in layers from one on, the newest being number 0.
+    #[inline]
+    fn get_below<R>(&self, number: usize, key: &[u8], read: impl FnOnce(Lent<'_>) -> R) -> Option<R> {
         let mut read = Some(read);
-        self.layers?.all().find_map(|layer| {
+        self.layers?.all().skip(number).find_map(|layer| {
             let read = |known: Lent<'_>| read.take().map(|read| read(known));
             layer.map.find(self.table)?.get(key, layer.limit, read).flatten()
         })
     }
 
-    /// By how many entries the table has changed.
-    #[inline]
-    pub(crate) fn change(&self) -> i64 {
-        let layers: i64 = self.layers.map_or(0, |layers| layers.all().map(|layer| layer.changes.of(self.table)).sum());
-        layers + self.pending.map_or(0, |changes| changes.values().map(Change::change).sum())
+    /// Whether a key is there in layers from one on and, if they know nothing of it, in pages.
+    fn is_below<E>(&self, number: usize, key: &[u8], in_pages: &impl Fn(&[u8]) -> Result<bool, E>) -> Result<bool, E> {
+        self.get_below(number, key, |known| known.is_some()).map_or_else(|| in_pages(key), Ok)
     }
 
-    /// By how many entries a range has changed. O(changed keys in it).
-    pub(crate) fn change_in(&self, bounds: KeyBounds<'_>) -> i64 {
-        let of_layer = |layer: &Layer| Some(layer.map.find(self.table)?.change_in(bounds, layer.limit));
-        let layers: i64 = self.layers.map_or(0, |layers| layers.all().filter_map(of_layer).sum());
-        let of_pending =
-            |changes: &BTreeMap<Bytes, Change>| range(changes, bounds).map(|(_, c)| c.change()).sum::<i64>();
-        layers + self.pending.map_or(0, of_pending)
+    /// Layers that changed the table, by their numbers.
+    fn changing_layers(&self) -> impl Iterator<Item = (usize, &'a Layer, &'a KeyMap)> {
+        let (table, layers) = (self.table, self.layers.into_iter().flat_map(Layers::all).enumerate());
+        layers.filter_map(move |(number, layer)| Some((number, layer, layer.map.find(table)?)))
+    }
+
+    /// By how many entries the table has changed. Keys of which nobody knows whether they were there before are looked for, `in_pages`
+    /// too; each once, unless they are the transaction's own.
+    pub(crate) fn change<E>(&self, in_pages: impl Fn(&[u8]) -> Result<bool, E>) -> Result<i64, E> {
+        let mut entries = 0;
+        for (number, layer, keys) in self.changing_layers() {
+            let change = layer.changes.of(self.table);
+            entries += change.entries;
+            if change.unknown > 0 {
+                let were_there = keys.existed_unknown(layer.limit, |key| self.is_below(number + 1, key, &in_pages))?;
+                entries = entries.saturating_sub_unsigned(were_there);
+            }
+        }
+        self.pending.into_iter().flatten().try_fold(entries, |entries, own| Ok(entries + self.own(own, &in_pages)?))
+    }
+
+    /// By how many entries a range has changed. O(changed keys in it), and those that are [looked for](Self::change).
+    pub(crate) fn change_in<E>(
+        &self,
+        bounds: KeyBounds<'_>,
+        in_pages: impl Fn(&[u8]) -> Result<bool, E>,
+    ) -> Result<i64, E> {
+        let mut entries = 0;
+        for (number, layer, keys) in self.changing_layers() {
+            entries += keys.change_in(bounds, layer.limit, |key| self.is_below(number + 1, key, &in_pages))?;
+        }
+        let own = self.pending.into_iter().flat_map(|changes| range(changes, bounds));
+        own.into_iter().try_fold(entries, |entries, own| Ok(entries + self.own(own, &in_pages)?))
+    }
+
+    /// By how many entries the transaction's own change of a key changed the table.
+    fn own<E>(&self, (key, own): (&Bytes, &Own), in_pages: &impl Fn(&[u8]) -> Result<bool, E>) -> Result<i64, E> {
+        let existed = own.existed.map_or_else(|| self.is_below(0, key, in_pages), Ok)?;
+        Ok(i64::from(own.known.is_some()) - i64::from(existed))
     }
 
     /// What is known of keys in a range, in order from its front: of one at least, if there is any.
@@ -350,7 +397,7 @@ impl<'a> Over<'a> {
         // Of each layer some keys from that end: those up to the nearest last one are complete.
         let mut found: Vec<Vec<(Bytes, Known)>> = Vec::new();
         if let Some(changes) = self.pending {
-            let own = |(key, change): (&Bytes, &Change)| (key.clone(), change.known.clone());
+            let own = |(key, own): (&Bytes, &Own)| (key.clone(), own.known.clone());
             let changes = range(changes, bounds);
             found.push(if from_back {
                 changes.rev().take(PENDING_MAX).map(own).collect()
@@ -403,17 +450,11 @@ pub fn above<E>(
     }
 }
 
-impl Change {
-    fn change(&self) -> i64 {
-        i64::from(self.known.is_some()) - i64::from(self.existed)
-    }
-}
-
 /// The changes in a range that need not be one.
 fn range<'a>(
-    changes: &'a BTreeMap<Bytes, Change>,
+    changes: &'a BTreeMap<Bytes, Own>,
     bounds: KeyBounds<'_>,
-) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Change)> {
+) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Own)> {
     use Bound::{Excluded, Included};
     let is_empty = match bounds {
         (Included(start), Included(end)) => start > end,

@@ -14,6 +14,9 @@
 //! Nothing is taken out and nothing moves in memory until all of it goes at once, so leaves name keys by their place in a list that only
 //! grows, and adding a key seldom allocates.
 //!
+//! Whether a key was there before its first value may be unknown: whoever needs it asks what lies below, and the answer stays with the
+//! key. It cannot change, because what lies below a map keeps its contents for as long as the map is there.
+//!
 //! **Ordering.** A leaf's count is stored with release after the key it counts, a key's newest value after the value, and both are loaded
 //! with acquire. Inner nodes are published through `arc-swap`. Whoever comes with an outdated node misses only what was added after it
 //! looked, which does not count for it.
@@ -28,7 +31,9 @@ use std::{
     ops::Bound,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
+        atomic::{
+            AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+        },
     },
 };
 
@@ -42,6 +47,8 @@ pub(crate) struct KeyMap {
     top: ArcSwap<Index<Segment>>,
     keys: Growing<Key>,
     values: Growing<Value>,
+    /// Of so many keys, in the order of coming (high half), so many (low half) had unknown before and turned out to have been there.
+    settled: AtomicU64,
 }
 
 /// Children in order, and where each but the first begins.
@@ -76,10 +83,44 @@ struct Key {
     key_len: u32,
     is_put: bool,
     /// Whether the key was there, in what lies below, before the first value.
-    existed: bool,
+    existed: Existed,
     stamp: Stamp,
     /// The place of the newest of later values plus one; 0: there are none.
     newest: AtomicU32,
+}
+
+/// Whether a key was there: known from the start, or found out later.
+struct Existed(AtomicU8);
+
+impl Existed {
+    const NO: u8 = 0;
+    const YES: u8 = 1;
+    const UNKNOWN: u8 = 2;
+    /// Found out.
+    const WAS_NOT: u8 = 3;
+    const WAS: u8 = 4;
+
+    fn new(known: Option<bool>) -> Self {
+        Self(AtomicU8::new(known.map_or(Self::UNKNOWN, u8::from)))
+    }
+
+    /// Was it?
+    fn get<E>(&self, ask: impl FnOnce() -> Result<bool, E>) -> Result<bool, E> {
+        Ok(match self.0.load(Relaxed) {
+            Self::NO | Self::WAS_NOT => false,
+            Self::YES | Self::WAS => true,
+            _ => {
+                let was = ask()?;
+                // Whoever asks finds the same: no partner.
+                self.0.store(if was { Self::WAS } else { Self::WAS_NOT }, Relaxed);
+                was
+            }
+        })
+    }
+
+    fn was_known(&self) -> bool {
+        self.0.load(Relaxed) <= Self::YES
+    }
 }
 
 /// A later value of a key.
@@ -108,18 +149,24 @@ pub(crate) struct Put {
     pub(crate) key_len: usize,
     /// It has a value; else it is deleted.
     pub(crate) is_put: bool,
-    /// It was there just before, in what lies below.
-    pub(crate) existed: bool,
+    /// Whether it was there just before, in what lies below; `None`: nobody looked.
+    pub(crate) existed: Option<bool>,
 }
 
 impl KeyMap {
     pub(crate) fn new() -> Self {
         let segment = Segment { leaves: ArcSwap::from_pointee(Index::of(Leaf::new())) };
-        Self { top: ArcSwap::from_pointee(Index::of(segment)), keys: Growing::new(), values: Growing::new() }
+        Self {
+            top: ArcSwap::from_pointee(Index::of(segment)),
+            keys: Growing::new(),
+            values: Growing::new(),
+            settled: AtomicU64::new(0),
+        }
     }
 
     /// Adds a value of a key; by one thread at a time, with stamps that do not fall. A value with the same stamp again changes nothing.
-    pub(crate) fn put(&self, stamp: Stamp, put: Put) {
+    /// Returns whether the key had a value here before, `None` if it is new.
+    pub(crate) fn put(&self, stamp: Stamp, put: Put) -> Option<bool> {
         let Put { data, key_len, is_put, existed } = put;
         let head = head_of(&data[..key_len]);
         loop {
@@ -130,22 +177,25 @@ impl KeyMap {
             let leaf = &leaves.children[at];
             if let Some(key) = self.find(leaf, head, &data[..key_len]) {
                 let older = key.newest.load(Relaxed);
-                let newest = self.value_at(older).map_or(key.stamp, |value| value.stamp);
+                let (newest, was_put) = match self.value_at(older) {
+                    Some(value) => (value.stamp, value.value.is_some()),
+                    None => (key.stamp, key.is_put),
+                };
                 assert!(newest <= stamp, "stamps grow within a family");
                 if newest < stamp {
                     let value = is_put.then(|| data.slice(key_len..));
                     // Partner: the load in `known`.
                     key.newest.store(self.values.push(Value { stamp, value, older }) + 1, Release);
                 }
-                return;
+                return Some(was_put);
             }
             let count = leaf.count.load(Relaxed);
             if count < LEAF_KEYS {
                 let key_len = u32::try_from(key_len).expect("keys are short");
-                let newest = AtomicU32::new(0);
+                let (newest, existed) = (AtomicU32::new(0), Existed::new(existed));
                 let place = self.keys.push(Key { head, data, key_len, is_put, existed, stamp, newest });
                 leaf.append(count, head, place);
-                return;
+                return None;
             }
             self.divide(&top, segment, &leaves, at);
         }
@@ -321,8 +371,41 @@ impl KeyMap {
         }
     }
 
-    /// By how many entries a range changed up to a stamp. O(keys in the range).
-    pub(crate) fn change_in(&self, bounds: KeyBounds<'_>, limit: Stamp) -> i64 {
+    /// How many of the keys up to a stamp were there before, of those for which this was unknown. `ask` says whether a key lies
+    /// below. Each key is asked for once; then O(keys that came since the last call).
+    pub(crate) fn existed_unknown<E>(
+        &self,
+        limit: Stamp,
+        mut ask: impl FnMut(&[u8]) -> Result<bool, E>,
+    ) -> Result<u64, E> {
+        let count = u32::try_from(self.keys.len()).expect("places are 32 bits long");
+        let settled = self.settled.load(Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is taken on purpose")]
+        let (mut place, mut existed) = ((settled >> 32) as u32, settled as u32);
+        let key_at = |place| self.keys.get(place).expect("it was counted");
+        if place > 0 && key_at(place - 1).stamp > limit {
+            (place, existed) = (0, 0); // of a version that is older than somebody else's
+        }
+        // In the order of coming stamps do not fall.
+        while place < count && key_at(place).stamp <= limit {
+            let key = key_at(place);
+            if !key.existed.was_known() && key.existed.get(|| ask(key.key()))? {
+                existed += 1;
+            }
+            place += 1;
+        }
+        // Each is the truth about so many keys: the larger one is worth more. No partner: keys are loaded by their count.
+        self.settled.fetch_max(u64::from(place) << 32 | u64::from(existed), Relaxed);
+        Ok(u64::from(existed))
+    }
+
+    /// By how many entries a range changed up to a stamp; `ask` says whether a key lies below. O(keys in the range).
+    pub(crate) fn change_in<E>(
+        &self,
+        bounds: KeyBounds<'_>,
+        limit: Stamp,
+        mut ask: impl FnMut(&[u8]) -> Result<bool, E>,
+    ) -> Result<i64, E> {
         let top = self.top.load();
         let (begin, all) = match bounds.0 {
             Bound::Included(key) | Bound::Excluded(key) => (key, false),
@@ -336,16 +419,17 @@ impl KeyMap {
             let leaves = segment.leaves.load();
             let first = if number == first_segment && !all { leaves.child_for(head, begin) } else { 0 };
             let last = if number == last_segment { leaves.last_child_in(bounds.1) } else { leaves.children.len() - 1 };
-            change += (first..=last).map(|at| self.change_in_leaf(&leaves.children[at], bounds, limit)).sum::<i64>();
+            for leaf in leaves.children.iter().take(last + 1).skip(first) {
+                let keys = (0..leaf.count.load(Acquire)).map(|at| self.key_at(leaf, at));
+                for key in keys.filter(|key| contains(bounds, key.key())) {
+                    if let Some(known) = self.known(key, limit) {
+                        let existed = key.existed.get(|| ask(key.key()))?;
+                        change += i64::from(known.is_some()) - i64::from(existed);
+                    }
+                }
+            }
         }
-        change
-    }
-
-    fn change_in_leaf(&self, leaf: &Leaf, bounds: KeyBounds<'_>, limit: Stamp) -> i64 {
-        let keys = (0..leaf.count.load(Acquire)).map(|at| self.key_at(leaf, at));
-        let inside = keys.filter(|key| contains(bounds, key.key()));
-        let change = |key: &Key| Some(i64::from(self.known(key, limit)?.is_some()) - i64::from(key.existed));
-        inside.filter_map(change).sum()
+        Ok(change)
     }
 }
 
@@ -452,7 +536,7 @@ mod tests {
         ]
     }
 
-    fn put(key: &[u8], value: Option<&[u8]>, existed: bool) -> Put {
+    fn put(key: &[u8], value: Option<&[u8]>, existed: Option<bool>) -> Put {
         let data = Bytes::from([key, value.unwrap_or_default()].concat());
         Put { data, key_len: key.len(), is_put: value.is_some(), existed }
     }
@@ -487,22 +571,36 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_sorted_map_at_every_stamp(
-            puts in prop::collection::vec((key(), any::<Option<u8>>()), 1..600),
+            puts in prop::collection::vec((key(), any::<Option<u8>>(), any::<bool>()), 1..600),
             ranges in prop::collection::vec((bound(), bound()), 1..12),
         ) {
             let map = KeyMap::new();
             let mut model: BTreeMap<Vec<u8>, Option<u8>> = BTreeMap::new();
             let mut states = vec![model.clone()];
-            for (i, (key, value)) in puts.iter().enumerate() {
-                let existed = model.get(key).is_some_and(Option::is_some);
-                map.put(Stamp(i as u64 + 1), put(key, value.as_ref().map(std::slice::from_ref), existed));
+            // Of what lies below it is often not known whether it has a key.
+            let is_below = |key: &[u8]| key.last().is_some_and(|byte| byte % 3 == 0);
+            let mut unknown = vec![0];
+            for (i, (key, value, looked)) in puts.iter().enumerate() {
+                let known = model.get(key).map(Option::is_some);
+                let existed = looked.then(|| known.unwrap_or_else(|| is_below(key)));
+                unknown.push(unknown[i] + u64::from(known.is_none() && existed.is_none() && is_below(key)));
+                let before = map.put(Stamp(i as u64 + 1), put(key, value.as_ref().map(std::slice::from_ref), existed));
+                prop_assert_eq!(before, known);
                 model.insert(key.clone(), *value);
                 states.push(model.clone());
             }
             prop_assert_eq!(map.keys.len(), model.len());
-            for (stamp, state) in states.iter().enumerate().step_by(states.len().div_ceil(9)) {
+            let asked = std::cell::RefCell::new(std::collections::BTreeSet::new());
+            let ask = |key: &[u8]| if asked.borrow_mut().insert(key.to_vec()) { Ok(is_below(key)) } else { Err("once is enough") };
+            // As versions are asked: now a newer one, now an older one.
+            let mut stamps: Vec<usize> = (0..states.len()).step_by(states.len().div_ceil(9)).collect();
+            stamps.rotate_left(4 % states.len().min(9));
+            for (stamp, state) in stamps.into_iter().map(|stamp| (stamp, &states[stamp])) {
                 let limit = Stamp(stamp as u64);
-                for (key, _) in &puts {
+                if !stamp.is_multiple_of(4) {
+                    prop_assert_eq!(map.existed_unknown(limit, ask), Ok(unknown[stamp]));
+                }
+                for (key, ..) in &puts {
                     let known = map.get(key, limit, |known| known.map(|v| v[0]));
                     prop_assert_eq!(known, state.get(key).copied());
                 }
@@ -520,8 +618,8 @@ mod tests {
                     let plain = |all: Vec<(Bytes, Known)>| -> Vec<(Vec<u8>, Option<u8>)> {
                         all.into_iter().map(|(k, v)| (k.to_vec(), v.map(|v| v[0]))).collect()
                     };
-                    let present = expected.iter().filter(|(_, v)| v.is_some()).count();
-                    prop_assert_eq!(map.change_in((start, end), limit), i64::try_from(present).unwrap());
+                    let change = expected.iter().map(|(k, v)| i64::from(v.is_some()) - i64::from(is_below(k))).sum();
+                    prop_assert_eq!(map.change_in((start, end), limit, ask), Ok(change));
                     prop_assert_eq!(plain(walk(&map, start, end, limit, false)), expected.clone());
                     expected.reverse();
                     prop_assert_eq!(plain(walk(&map, start, end, limit, true)), expected);
@@ -551,7 +649,7 @@ mod tests {
                 });
             }
             for n in 1..=KEYS {
-                map.put(Stamp(n), put(&key(n), Some(&key(n)), false));
+                map.put(Stamp(n), put(&key(n), Some(&key(n)), None));
                 done.store(n, Release);
             }
         });
@@ -561,8 +659,8 @@ mod tests {
     fn a_key_has_all_its_values() {
         let map = KeyMap::new();
         for stamp in 1..=100_000_u64 {
-            map.put(Stamp(stamp), put(b"hot", Some(&stamp.to_le_bytes()), false));
-            map.put(Stamp(stamp), put(b"hot", None, false)); // the same commit once more
+            map.put(Stamp(stamp), put(b"hot", Some(&stamp.to_le_bytes()), None));
+            map.put(Stamp(stamp), put(b"hot", None, None)); // the same commit once more
         }
         for stamp in [1, 17, 99_999, 100_000] {
             assert_eq!(map.get(b"hot", Stamp(stamp), |v| v == Some(&stamp.to_le_bytes()[..])), Some(true));

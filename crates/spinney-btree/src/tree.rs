@@ -36,14 +36,21 @@ impl<'a, P: Pages> Tree<'a, P> {
         Self { pages, owner, table, root, over: Over::of(pages, owner, table) }
     }
 
-    /// Entries. Costs nothing.
-    pub fn len(&self) -> u64 {
-        self.root.len().saturating_add_signed(self.over.change())
+    /// Entries. O(1), but for keys that were [put](crate::TreeMut::put) or [deleted](crate::TreeMut::delete) by small commits since the
+    /// last checkpoint: the first who asks looks for them.
+    ///
+    /// # Errors
+    /// Those of looking for them.
+    pub fn len(&self) -> Result<u64, TreeError> {
+        Ok(self.root.len().saturating_add_signed(self.over.change(|key| self.is_in_pages(key))?))
     }
 
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether there is no entry. Costs as much as [`len`](Self::len).
+    ///
+    /// # Errors
+    /// Those of [`len`](Self::len).
+    pub fn is_empty(&self) -> Result<bool, TreeError> {
+        Ok(self.len()? == 0)
     }
 
     /// The value of a key, copied out; a large one is read whole. O(height).
@@ -79,6 +86,10 @@ impl<'a, P: Pages> Tree<'a, P> {
         if let Some(is_there) = self.over.get(key, |known| known.is_some()) {
             return Ok(is_there);
         }
+        self.is_in_pages(key)
+    }
+
+    fn is_in_pages(&self, key: &[u8]) -> Result<bool, TreeError> {
         Ok(self.find(key, |_| Ok(()))?.is_some())
     }
 
@@ -137,7 +148,7 @@ impl<'a, P: Pages> Tree<'a, P> {
             Bound::Included(key) => before(key, true)?,
             Bound::Excluded(key) => before(key, false)?,
         };
-        let change = if self.over.is_empty() { 0 } else { self.over.change_in(borrowed(bounds)) };
+        let change = self.over.change_in(borrowed(bounds), |key| self.is_in_pages(key))?;
         Ok(end.saturating_sub(start).saturating_add_signed(change))
     }
 

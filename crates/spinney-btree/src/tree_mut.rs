@@ -44,14 +44,20 @@ impl<'a> TreeMut<'a> {
         Self { part, txn, table }
     }
 
-    /// Entries. Costs nothing.
-    pub fn len(&self) -> u64 {
+    /// Entries; see [`Tree::len`].
+    ///
+    /// # Errors
+    /// As for [`Tree::len`].
+    pub fn len(&self) -> Result<u64, TreeError> {
         self.read().len()
     }
 
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether there is no entry; see [`Tree::is_empty`].
+    ///
+    /// # Errors
+    /// As for [`Tree::is_empty`].
+    pub fn is_empty(&self) -> Result<bool, TreeError> {
+        self.read().is_empty()
     }
 
     /// The root of the table's pages as it is now.
@@ -86,9 +92,39 @@ impl<'a> TreeMut<'a> {
         self.check_limits(key, value.len() as u64)?;
         self.part.adds();
         if self.stays_small(key.len() + value.len())? {
-            return self.put(key, Some(value));
+            return self.look_and_keep(key, Some(value));
         }
         self.change(|edit| insert(edit, key, value))
+    }
+
+    /// Like [`insert`](Self::insert), but does not tell whether it replaced an entry: a small transaction reads no page for it.
+    ///
+    /// # Errors
+    /// As for [`insert`](Self::insert).
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TreeError> {
+        self.check_limits(key, value.len() as u64)?;
+        self.part.adds();
+        if self.stays_small(key.len() + value.len())? {
+            self.txn.pending(self.part).put(self.table, key, Some(value), None);
+            return Ok(());
+        }
+        self.change(|edit| insert(edit, key, value)).map(drop)
+    }
+
+    /// Like [`remove`](Self::remove), but does not tell whether there was an entry: a small transaction reads no page for it.
+    ///
+    /// # Errors
+    /// As for [`remove`](Self::remove).
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), TreeError> {
+        // What no tree can hold need not be deleted, and must not be told.
+        if key.len() > Limits::new(self.part.page_bytes()).key_bytes_max {
+            return self.txn.intact();
+        }
+        if self.stays_small(key.len())? {
+            self.txn.pending(self.part).put(self.table, key, None, None);
+            return Ok(());
+        }
+        self.remove(key).map(drop)
     }
 
     /// Like [`insert`](Self::insert), with `value_bytes` bytes taken from a reader: a large value is never in memory as a
@@ -115,7 +151,7 @@ impl<'a> TreeMut<'a> {
     /// Those of reading pages. After errors while changing pages the transaction is [`Broken`](TreeError::Broken).
     pub fn remove(&mut self, key: &[u8]) -> Result<bool, TreeError> {
         if self.stays_small(key.len())? {
-            return self.put(key, None);
+            return self.look_and_keep(key, None);
         }
         self.change(|edit| match edit.remove(key)? {
             None => Ok(false),
@@ -241,10 +277,10 @@ impl<'a> TreeMut<'a> {
     }
 
     /// Keeps a value for a key, or that it has none, beside the pages; whether it had one.
-    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<bool, TreeError> {
+    fn look_and_keep(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<bool, TreeError> {
         let existed = self.read().contains(key)?;
         if existed || value.is_some() {
-            self.txn.pending(self.part).put(self.table, key, value, existed);
+            self.txn.pending(self.part).put(self.table, key, value, Some(existed));
         }
         Ok(existed)
     }

@@ -56,6 +56,8 @@ fn everything() -> Vec<u8> {
         }
         tree.insert(b"large", &value(2, 1500)).unwrap();
         tree.remove(&7919u16.to_be_bytes()).unwrap();
+        tree.put(b"put", b"nobody looks").unwrap();
+        tree.delete(&15838u16.to_be_bytes()).unwrap();
         tree.remove_range(&(Bound::Included(vec![0]), Bound::Excluded(vec![0, 9]))).unwrap();
         family.table(TABLE).unwrap().insert(b"k", b"v").unwrap();
     };
@@ -73,6 +75,8 @@ fn the_bytes_are_those_of_the_table() {
         tree.insert(b"b", &[6; 130]).unwrap();
         tree.remove(b"a").unwrap();
         tree.insert(&[0, 1], b"n").unwrap();
+        tree.put(b"d", b"y").unwrap();
+        tree.delete(b"e").unwrap();
         let mut tree = family.table(TABLE).unwrap();
         tree.insert(b"k", b"v").unwrap();
         assert_eq!(tree.remove_range(&(Bound::Included(vec![0, 3]), Bound::Included(vec![0, 4]))).unwrap(), 2);
@@ -84,6 +88,8 @@ fn the_bytes_are_those_of_the_table() {
         b"\x01\x01\x82\x01b",     // put b: its last value; nothing is left of a
         &[6; 130],
         b"\x01\x01\x00c",            // put c
+        b"\x21\x01\x01dy",           // put d, was there or not
+        b"\x22\x01e",                // delete e likewise
         b"\x1A\xAC\x02\x02\x00\x03", // delete from table 300
         b"\x19\xAC\x02\x02\x01\x00\x04w",
         b"\x09\xAC\x02\x01\x01kv", // put k there
@@ -167,7 +173,7 @@ fn a_transaction_that_grows_loses_nothing() {
                 let there = bed.model.get_mut(&TableId::DEFAULT).unwrap().remove(&gone).is_some();
                 let removed = bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().remove(&gone).unwrap());
                 assert_eq!(there, removed);
-                let len = bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().len());
+                let len = bed.with(|mut family| family.table(TableId::DEFAULT).unwrap().len().unwrap());
                 assert_eq!(len, bed.model[&TableId::DEFAULT].len() as u64);
             }
             bed.commit();
@@ -233,7 +239,8 @@ fn what_does_not_fit_is_named() {
         (b"\x01", "the effects of a commit are a version and nothing else"),
         (b"\x01\x00", "an effect of unknown kind"),
         (b"\x01\x03\x01k", "an effect of unknown kind"),
-        (b"\x01\x21\x01\x01kv", "an effect has bits that mean nothing"),
+        (b"\x01\x41\x01\x01kv", "an effect has bits that mean nothing"),
+        (b"\x01\x31\x01\x01kv", "an effect knows what it does not know"),
         (b"\x01\x01\x02\x01k", "an effect ends after its commit"),
         (b"\x01\x02", "an effect ends after its commit"),
         (b"\x01\x02\x81\x00k", "a number in an effect is too long"),

@@ -270,8 +270,6 @@ pub struct FamilyInfo {
     pub name: String,
     /// What it is called below the facade, and in page dumps. May be given to another family once it is dropped.
     pub owner: u32,
-    /// Entries of its default table.
-    pub entries: u64,
 }
 
 /// What is known of a table without reading its data.

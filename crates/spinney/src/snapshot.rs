@@ -217,20 +217,21 @@ impl Snapshot {
         self.lift(self.tree(place)?.last()).map(|entry| entry.map(|(key, value)| (key.into(), value.into())))
     }
 
-    /// How many entries there are. O(1).
+    /// How many entries there are. O(1), but for keys that were [put](crate::TableTxn::put) or
+    /// [deleted](crate::TableTxn::delete) since the last checkpoint: whoever asks first looks for each.
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
     pub fn len(&self, place: &impl Place) -> Result<u64> {
-        Ok(self.tree(place)?.len())
+        self.lift(self.tree(place)?.len())
     }
 
-    /// Whether there is no entry. O(1).
+    /// Whether there is no entry; costs as much as [`len`](Self::len).
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
     pub fn is_empty(&self, place: &impl Place) -> Result<bool> {
-        Ok(self.tree(place)?.is_empty())
+        self.lift(self.tree(place)?.is_empty())
     }
 
     /// How many entries lie in a range: exact, in O(height).
@@ -265,9 +266,7 @@ impl Snapshot {
         };
         let info = |found: Result<(String, FamilyId)>| {
             let (name, FamilyId { owner, .. }) = found?;
-            let root = self.family_root(owner)?.default;
-            let entries = Tree::new(&self.pages, owner, TableId::DEFAULT, root).len();
-            Ok(FamilyInfo { name, owner: owner.0, entries })
+            Ok(FamilyInfo { name, owner: owner.0 })
         };
         self.names()?.families().filter(covered).map(info).collect()
     }

@@ -29,6 +29,14 @@ impl<'t> TableTxn<'t> {
         self.change(|tree| tree.insert(key.as_ref(), value.as_ref()))
     }
 
+    /// Adds or replaces an entry without telling which: while the transaction is small, no page is read for it.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Self::insert).
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.change(|tree| tree.put(key.as_ref(), value.as_ref()))
+    }
+
     /// Like [`insert`](Self::insert), with `value_bytes` bytes taken from a reader: a large value is never in memory as a
     /// whole.
     ///
@@ -44,6 +52,14 @@ impl<'t> TableTxn<'t> {
     /// Those of [`insert`](Self::insert).
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.change(|tree| tree.remove(key.as_ref()))
+    }
+
+    /// Removes an entry, if there is one, without telling: while the transaction is small, no page is read for it.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Self::insert).
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.change(|tree| tree.delete(key.as_ref()))
     }
 
     /// Removes the entries of a range, and says how many. O(height), whatever the range covers: whole subtrees are freed in
@@ -135,20 +151,21 @@ impl<'t> TableTxn<'t> {
         self.lift(self.tree()?.last()).map(|entry| entry.map(|(key, value)| (key.into(), value.into())))
     }
 
-    /// How many entries there are. O(1).
+    /// How many entries there are. O(1), but for keys that were [put](Self::put) or [deleted](Self::delete) since the last
+    /// checkpoint: whoever asks first looks for each.
     ///
     /// # Errors
-    /// [`Error::TransactionBroken`].
+    /// Those of [`get`](Self::get).
     pub fn len(&self) -> Result<u64> {
-        Ok(self.tree()?.len())
+        self.lift(self.tree()?.len())
     }
 
-    /// Whether there is no entry. O(1).
+    /// Whether there is no entry; costs as much as [`len`](Self::len).
     ///
     /// # Errors
-    /// [`Error::TransactionBroken`].
+    /// Those of [`get`](Self::get).
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.tree()?.is_empty())
+        self.lift(self.tree()?.is_empty())
     }
 
     /// How many entries lie in a range: exact, in O(height).

@@ -179,6 +179,23 @@ impl WriteTransaction {
         self.only()?.insert(key, value)
     }
 
+    /// Adds or replaces an entry of the only family's default table without telling which: while the transaction is small, no page
+    /// is read for it.
+    ///
+    /// # Errors
+    /// [`Error::WhichFamily`], and those of [`TableTxn::put`].
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.only()?.put(key, value)
+    }
+
+    /// Removes an entry of the only family's default table, if there is one, without telling; see [`put`](Self::put).
+    ///
+    /// # Errors
+    /// [`Error::WhichFamily`], and those of [`TableTxn::delete`].
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.only()?.delete(key)
+    }
+
     /// Removes an entry of the only family's default table; whether there was one.
     ///
     /// # Errors
@@ -238,20 +255,20 @@ impl WriteTransaction {
         self.lift(self.only_tree()?.last()).map(|entry| entry.map(|(key, value)| (key.into(), value.into())))
     }
 
-    /// How many entries the only family's default table has. O(1).
+    /// How many entries the only family's default table has; see [`TableTxn::len`].
     ///
     /// # Errors
-    /// [`Error::WhichFamily`].
+    /// [`Error::WhichFamily`], and those of [`TableTxn::len`].
     pub fn len(&self) -> Result<u64> {
-        Ok(self.only_tree()?.len())
+        self.lift(self.only_tree()?.len())
     }
 
-    /// Whether the only family's default table has no entry. O(1).
+    /// Whether the only family's default table has no entry; see [`TableTxn::is_empty`].
     ///
     /// # Errors
-    /// [`Error::WhichFamily`].
+    /// [`Error::WhichFamily`], and those of [`TableTxn::is_empty`].
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.only_tree()?.is_empty())
+        self.lift(self.only_tree()?.is_empty())
     }
 
     /// The entries of a range of the only family's default table, as the transaction sees them. What goes wrong is the

@@ -140,6 +140,24 @@ impl<K: KeyType, V: ValueType> TypedTxn<'_, K, V> {
         self.inner.insert(encoded::<K>(key.borrow()), bytes)
     }
 
+    /// Adds or replaces an entry without telling which; see [`TableTxn::put`].
+    ///
+    /// # Errors
+    /// Those of [`TableTxn::put`].
+    pub fn put(&mut self, key: impl Borrow<K::Ref>, value: impl Borrow<V::Ref>) -> Result<()> {
+        let mut bytes = Vec::new();
+        V::encode(value.borrow(), &mut bytes);
+        self.inner.put(encoded::<K>(key.borrow()), bytes)
+    }
+
+    /// Removes an entry, if there is one, without telling; see [`TableTxn::delete`].
+    ///
+    /// # Errors
+    /// Those of [`TableTxn::delete`].
+    pub fn delete(&mut self, key: impl Borrow<K::Ref>) -> Result<()> {
+        self.inner.delete(encoded::<K>(key.borrow()))
+    }
+
     /// Removes an entry; whether there was one.
     ///
     /// # Errors
@@ -188,7 +206,7 @@ impl<K: KeyType, V: ValueType> TypedTxn<'_, K, V> {
         self.inner.last()?.map(|entry| self.table.entry(entry)).transpose()
     }
 
-    /// How many entries there are. O(1).
+    /// How many entries there are; see [`TableTxn::len`].
     ///
     /// # Errors
     /// Those of [`TableTxn::len`].
@@ -196,7 +214,7 @@ impl<K: KeyType, V: ValueType> TypedTxn<'_, K, V> {
         self.inner.len()
     }
 
-    /// Whether there is no entry. O(1).
+    /// Whether there is no entry; see [`TableTxn::is_empty`].
     ///
     /// # Errors
     /// Those of [`TableTxn::len`].

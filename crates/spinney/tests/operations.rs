@@ -47,7 +47,7 @@ type Undo = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 fn operation(
     rng: &mut SmallRng,
     keys: u32,
-    txn: &mut WriteTransaction,
+    (txn, family): (&mut WriteTransaction, &Family),
     model: &mut Model,
     undo: &mut Undo,
 ) -> Result<()> {
@@ -55,14 +55,16 @@ fn operation(
     match rng.random_range(0..1000) {
         0..430 => {
             let value = value(rng);
-            let existed = txn.insert(&key, &value)?;
+            let existed =
+                if rng.random() { txn.put(&key, &value).map(|()| None)? } else { Some(txn.insert(&key, &value)?) };
             let old = model.insert(key.clone(), value);
-            assert_eq!(existed, old.is_some(), "insert {key:?}");
+            assert!(existed.is_none_or(|existed| existed == old.is_some()), "insert {key:?}");
             undo.push((key, old));
         }
         430..650 => {
             let old = model.remove(&key);
-            assert_eq!(txn.remove(&key)?, old.is_some(), "remove {key:?}");
+            let existed = if rng.random() { txn.delete(&key).map(|()| None)? } else { Some(txn.remove(&key)?) };
+            assert!(existed.is_none_or(|existed| existed == old.is_some()), "remove {key:?}");
             undo.push((key, old));
         }
         650..960 => assert_eq!(txn.get(&key)?.as_deref(), model.get(&key).map(|v| &v[..]), "get {key:?}"),
@@ -82,7 +84,11 @@ fn operation(
                 "before {key:?}"
             );
         }
-        996..998 => assert_eq!(txn.len()?, model.len() as u64),
+        996..998 => {
+            assert_eq!(txn.len()?, model.len() as u64);
+            let below = model.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(&key[..]))).count() as u64;
+            assert_eq!(txn.family(family)?.count(..&key[..])?, below, "before {key:?}");
+        }
         _ => {
             // About forty entries.
             let end = model.range(key.clone()..).nth(40).map_or(vec![0xFF; 2], |(end, _)| end.clone());
@@ -120,7 +126,7 @@ fn run(seed: u64) -> Result<()> {
         let (mut txn, mut undo) = (family.begin()?, Undo::new());
         let count = rng.random_range(1..2000).min(EACH - done);
         for _ in 0..count {
-            operation(&mut rng, keys, &mut txn, &mut model, &mut undo)?;
+            operation(&mut rng, keys, (&mut txn, &family), &mut model, &mut undo)?;
         }
         done += count;
         if rng.random_ratio(1, 10) {

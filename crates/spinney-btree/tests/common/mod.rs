@@ -197,7 +197,7 @@ pub(crate) fn compare<P: Pages + Clone>(pages: &P, root: &FamilyRoot, model: &Mo
     for (id, root) in tables {
         let tree = Tree::new(pages, OWNER, id, root);
         let map = &model[&id];
-        assert_eq!(tree.len(), map.len() as u64);
+        assert_eq!(tree.len().unwrap(), map.len() as u64);
         assert!(contents(tree.range(all())) == map.clone().into_iter().collect::<Vec<_>>(), "{id:?} differs");
     }
 }

@@ -78,7 +78,7 @@ fn effects(input: &mut Input<'_>, damage: u8) -> Vec<u8> {
         let shape = input.byte();
         let kind = if shape & 3 == 0 { 2 } else { 1 };
         let has_table = shape & 0x0C == 0x0C;
-        out.push(kind | u8::from(has_table) << 3 | (shape >> 4 & 1) << 4);
+        out.push(kind | u8::from(has_table) << 3 | (shape >> 4 & 3) << 4);
         if has_table {
             put_varint(&mut out, u32::from(input.byte() % 6) + 1);
         }
@@ -145,8 +145,8 @@ fn ops_record(owner: u32, effects: &[u8]) -> Vec<u8> {
     record
 }
 
-/// An effect: table, key, value, and whether the key is said to have been there.
-type Effect<'a> = (u32, &'a [u8], Option<&'a [u8]>, bool);
+/// An effect: table, key, value, and whether the key is said to have been there, if it is said.
+type Effect<'a> = (u32, &'a [u8], Option<&'a [u8]>, Option<bool>);
 
 /// What the bytes of one commit say; `None` if they do not make sense.
 fn decode(bytes: &[u8]) -> Option<Vec<Effect<'_>>> {
@@ -158,7 +158,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<Effect<'_>>> {
     while let Some((&first, after)) = rest.split_first() {
         rest = after;
         let table = if first & 8 != 0 { varint(&mut rest)? } else { DEFAULT };
-        if first >> 5 != 0 || first & 8 != 0 && [DEFAULT, DIRECTORY].contains(&table) {
+        if first >> 6 != 0 || first & 48 == 48 || first & 8 != 0 && [DEFAULT, DIRECTORY].contains(&table) {
             return None;
         }
         let key_len = match first & 7 {
@@ -169,7 +169,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<Effect<'_>>> {
         let (key, after) = rest.split_at_checked(key_len)?;
         let (value, after) = after.split_at_checked(value_len.unwrap_or(0))?;
         rest = after;
-        out.push((table, key, value_len.map(|_| value), first & 16 != 0));
+        out.push((table, key, value_len.map(|_| value), (first & 32 == 0).then_some(first & 16 != 0)));
     }
     Some(out)
 }
@@ -202,7 +202,7 @@ impl Model {
         let mut done: Vec<&[u8]> = Vec::new();
         for (table, key, value, existed) in effects {
             // Keys grow within a commit. If they do not, the first effect on a key is the one that counts.
-            self.is_honest &= table == DEFAULT && existed == entries.contains_key(key);
+            self.is_honest &= table == DEFAULT && existed.is_none_or(|existed| existed == entries.contains_key(key));
             self.is_honest &= done.last().is_none_or(|last| *last < key) && key.len() <= base.layout.page_bytes / 4;
             if table != DEFAULT || done.contains(&key) {
                 continue;
