@@ -75,6 +75,11 @@ impl FamilyTxn {
         Ok(())
     }
 
+    /// The root of the default table's pages as it is now.
+    pub fn default_table(&self) -> TreeRoot {
+        self.default
+    }
+
     /// The family, for some operations.
     pub fn family<'a>(&'a mut self, part: &'a mut Part) -> FamilyMut<'a> {
         assert_eq!(part.owner(), self.owner, "a part of another family");

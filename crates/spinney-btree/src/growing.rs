@@ -7,19 +7,33 @@ use std::sync::{
 
 /// The first piece has two to the power of this elements; each further one as many as all before it.
 const FIRST_BITS: u32 = 3;
-const PIECES: usize = (u32::BITS - FIRST_BITS + 1) as usize;
+/// Elements behind the first so many stand in blocks of so many: memory that is small enough to be used again and again, and in the
+/// processor's cache when its elements come.
+const BLOCK_BITS: u32 = 8;
+const BLOCK: u32 = 1 << BLOCK_BITS;
 
 /// One thread at a time adds; any number read, without a lock. Elements never move.
 ///
 /// Source: pieces of doubling size after Bagwell, "Fast Functional Lists, Hash-Lists, Deques and Variable Length Arrays", 2002.
 pub(crate) struct Growing<T> {
-    pieces: [OnceLock<Box<[OnceLock<T>]>>; PIECES],
+    first: Pieces<T, { pieces(BLOCK_BITS) }>,
+    blocks: Pieces<Block<T>, { pieces(u32::BITS - BLOCK_BITS) }>,
     len: AtomicU32,
+}
+
+type Block<T> = Box<[OnceLock<T>]>;
+
+/// Pieces of doubling size.
+struct Pieces<T, const N: usize>([OnceLock<Block<T>>; N]);
+
+/// How many pieces have two to the power of `bits` elements together.
+const fn pieces(bits: u32) -> usize {
+    (bits - FIRST_BITS + 1) as usize
 }
 
 impl<T> Growing<T> {
     pub(crate) fn new() -> Self {
-        Self { pieces: [const { OnceLock::new() }; PIECES], len: AtomicU32::new(0) }
+        Self { first: Pieces::new(), blocks: Pieces::new(), len: AtomicU32::new(0) }
     }
 
     /// How many there are.
@@ -30,9 +44,13 @@ impl<T> Growing<T> {
     /// Adds an element, by one thread at a time; returns its place.
     pub(crate) fn push(&self, element: T) -> u32 {
         let place = self.len.load(Relaxed);
-        let (piece, at, size) = locate(place);
-        let piece = self.pieces[piece].get_or_init(|| (0..size).map(|_| OnceLock::new()).collect());
-        assert!(piece[at].set(element).is_ok(), "one thread at a time adds");
+        let is_new = if place < BLOCK {
+            self.first.place(place).set(element).is_ok()
+        } else {
+            let block = self.blocks.place((place - BLOCK) >> BLOCK_BITS).get_or_init(|| block(BLOCK as usize));
+            block[(place % BLOCK) as usize].set(element).is_ok()
+        };
+        assert!(is_new, "one thread at a time adds");
         self.len.store(place.checked_add(1).expect("fewer than 2^32 elements"), Release);
         place
     }
@@ -40,8 +58,31 @@ impl<T> Growing<T> {
     /// The element at a place that [`push`](Self::push) returned.
     #[inline]
     pub(crate) fn get(&self, place: u32) -> Option<&T> {
+        match place.checked_sub(BLOCK) {
+            None => self.first.get(place),
+            Some(place) => self.blocks.get(place >> BLOCK_BITS)?[(place % BLOCK) as usize].get(),
+        }
+    }
+}
+
+fn block<T>(size: usize) -> Block<T> {
+    (0..size).map(|_| OnceLock::new()).collect()
+}
+
+impl<T, const N: usize> Pieces<T, N> {
+    fn new() -> Self {
+        Self([const { OnceLock::new() }; N])
+    }
+
+    fn place(&self, place: u32) -> &OnceLock<T> {
+        let (piece, at, size) = locate(place);
+        &self.0[piece].get_or_init(|| block(size))[at]
+    }
+
+    #[inline]
+    fn get(&self, place: u32) -> Option<&T> {
         let (piece, at, _) = locate(place);
-        self.pieces[piece].get()?.get(at)?.get()
+        self.0[piece].get()?.get(at)?.get()
     }
 }
 
@@ -79,6 +120,7 @@ mod tests {
             assert_eq!((piece, at), next, "{place}");
             next = if at + 1 == size { (piece + 1, 0) } else { (piece, at + 1) };
         }
-        assert_eq!(locate(u32::MAX).0, PIECES - 1);
+        assert_eq!(locate(BLOCK - 1).0, pieces(BLOCK_BITS) - 1);
+        assert_eq!(locate((u32::MAX - BLOCK) >> BLOCK_BITS).0, pieces(u32::BITS - BLOCK_BITS) - 1);
     }
 }

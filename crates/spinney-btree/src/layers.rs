@@ -14,6 +14,7 @@ use crate::{
     root::TableId,
 };
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use spinney_file::{Above, FileError, Owner, Pages, Part, SmallCommits, Stamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,10 +154,10 @@ fn layers_in(above: &Above) -> &Layers {
     above.downcast_ref().expect("what is above a family's root is made here")
 }
 
-fn add(before: Option<&Above>, stamp: Stamp, effects: Bytes) -> Result<Above, &'static str> {
+fn add(before: Option<&Above>, stamp: Stamp, effects: &[u8]) -> Result<Above, &'static str> {
     let mut layers = before.map_or_else(Layers::new, |above| layers_in(above).clone());
     let Layer { map, limit, changes } = &mut layers.active;
-    let effects = map.keep(&effects);
+    let effects = map.keep(effects);
     let mut last: Option<(TableId, &KeyMap)> = None;
     for effect in Effects::decode(&effects)? {
         let Effect { table, key, value, existed } = effect?;
@@ -214,7 +215,7 @@ fn bring_into_pages(part: &mut Part, layers: &Layers) -> Result<(), TreeError> {
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// By table; most transactions have one.
-    tables: Vec<(TableId, BTreeMap<Bytes, Own>)>,
+    tables: SmallVec<[(TableId, BTreeMap<Bytes, Own>); 1]>,
     base: Option<Arc<Layers>>,
     bytes: usize,
 }
@@ -237,7 +238,7 @@ impl Pending {
             let layers = Arc::clone(above).downcast();
             layers.expect("what is above a family's root is made here")
         });
-        Self { tables: Vec::new(), base, bytes: 0 }
+        Self { tables: SmallVec::new(), base, bytes: 0 }
     }
 
     /// What its effects take in the log, or a little less than this.

@@ -1,7 +1,7 @@
 //! Keys in memory with all their values since some moment: what small commits did, before it is in pages.
 //!
 //! ```text
-//!   top --> segments of up to 64 leaves --> leaves of up to 64 keys, in the order of coming --> [keys] --> [older and newer values]
+//!   top --> segments of up to 64 leaves --> leaves of up to 32 keys, in the order of coming --> [keys] --> [older and newer values]
 //! ```
 //! One thread at a time adds, the one that has the family's slot; any number read, and take no lock. Readers name the stamp up to which
 //! values count for them, so what is added later does not disturb them.
@@ -26,7 +26,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use spinney_file::Stamp;
 use std::{
-    cmp::Ordering,
     fmt,
     ops::Bound,
     sync::{
@@ -38,7 +37,7 @@ use std::{
 };
 
 /// Keys of a leaf.
-const LEAF_KEYS: usize = 64;
+const LEAF_KEYS: usize = 32;
 /// Leaves of a segment.
 const SEGMENT_LEAVES: usize = 64;
 
@@ -75,9 +74,16 @@ struct Leaf {
     keys: [AtomicU32; LEAF_KEYS],
 }
 
+/// A key of a leaf and what the leaf has of it.
+#[derive(Clone, Copy)]
+struct Sorted<'a> {
+    head: u64,
+    place: u32,
+    key: &'a Key,
+}
+
 /// A key and its first value.
 struct Key {
-    head: u64,
     /// The key, and the value behind it if there is one.
     data: Bytes,
     key_len: u32,
@@ -193,7 +199,7 @@ impl KeyMap {
             if count < LEAF_KEYS {
                 let key_len = u32::try_from(key_len).expect("keys are short");
                 let (newest, existed) = (AtomicU32::new(0), Existed::new(existed));
-                let place = self.keys.push(Key { head, data, key_len, is_put, existed, stamp, newest });
+                let place = self.keys.push(Key { data, key_len, is_put, existed, stamp, newest });
                 leaf.append(count, head, place);
                 return None;
             }
@@ -206,14 +212,14 @@ impl KeyMap {
         let keys = self.sorted(&leaves.children[at]);
         let (left, right) = keys.split_at(keys.len() / 2);
         let mut divided = leaves.clone();
-        let leaf_of = |keys: &[(u32, &Key)]| {
+        let leaf_of = |keys: &[Sorted<'_>]| {
             let leaf = Leaf::new();
-            keys.iter().enumerate().for_each(|(at, (place, key))| leaf.append(at, key.head, *place));
+            keys.iter().enumerate().for_each(|(at, sorted)| leaf.append(at, sorted.head, sorted.place));
             Arc::new(leaf)
         };
         divided.children[at] = leaf_of(left);
-        let first = right[0].1;
-        divided.insert(at, first.head, first.data.slice(..first.key().len()), leaf_of(right));
+        let Sorted { head, key, .. } = right[0];
+        divided.insert(at, head, key.data.slice(..key.key().len()), leaf_of(right));
         if divided.children.len() <= SEGMENT_LEAVES {
             segment.leaves.store(Arc::new(divided));
             return;
@@ -270,19 +276,23 @@ impl KeyMap {
         (key.stamp <= limit).then(|| key.is_put.then(|| key.data.slice(key.key().len()..)))
     }
 
-    /// The keys of a leaf in order, with their places.
-    fn sorted(&self, leaf: &Leaf) -> Vec<(u32, &Key)> {
-        let count = leaf.count.load(Acquire);
-        let mut keys: Vec<_> = (0..count).map(|at| (leaf.keys[at].load(Relaxed), self.key_at(leaf, at))).collect();
-        keys.sort_unstable_by(|(_, a), (_, b)| a.compare(b));
+    /// The keys of a leaf in order.
+    fn sorted(&self, leaf: &Leaf) -> Vec<Sorted<'_>> {
+        let sorted = |at: usize| Sorted {
+            head: leaf.heads[at].load(Relaxed),
+            place: leaf.keys[at].load(Relaxed),
+            key: self.key_at(leaf, at),
+        };
+        let mut keys: Vec<_> = (0..leaf.count.load(Acquire)).map(sorted).collect();
+        keys.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| a.key.key().cmp(b.key.key())));
         keys
     }
 
     /// What is known of the keys of a leaf that lie in a range, in order.
     fn known_in(&self, leaf: &Leaf, bounds: KeyBounds<'_>, limit: Stamp) -> Vec<(Bytes, Known)> {
         let keys = self.sorted(leaf);
-        let inside = keys.iter().filter(|(_, key)| contains(bounds, key.key()));
-        inside.filter_map(|(_, key)| Some((key.data.slice(..key.key().len()), self.kept(key, limit)?))).collect()
+        let inside = keys.iter().map(|sorted| sorted.key).filter(|key| contains(bounds, key.key()));
+        inside.filter_map(|key| Some((key.data.slice(..key.key().len()), self.kept(key, limit)?))).collect()
     }
 
     /// All that is known up to a stamp, in order, in pieces of some keys.
@@ -297,7 +307,7 @@ impl KeyMap {
             let mut some = Vec::with_capacity(SEGMENT_LEAVES * LEAF_KEYS);
             for leaf in &leaves.children {
                 let known = self.sorted(leaf);
-                some.extend(known.into_iter().filter_map(|(_, key)| Some((key.key(), self.known(key, limit)?))));
+                some.extend(known.iter().filter_map(|Sorted { key, .. }| Some((key.key(), self.known(key, limit)?))));
             }
             if !some.is_empty() {
                 visit(&some)?;
@@ -494,10 +504,6 @@ impl Key {
     #[inline]
     fn key(&self) -> &[u8] {
         &self.data[..self.key_len as usize]
-    }
-
-    fn compare(&self, other: &Self) -> Ordering {
-        self.head.cmp(&other.head).then_with(|| self.key().cmp(other.key()))
     }
 }
 

@@ -32,7 +32,7 @@ fn filled() -> Bed {
 
 /// Brings the effects of one commit into pages, and forgets it.
 fn merge(file: &PagedFile, effects: &[u8]) -> Result<(), FileError> {
-    let above = (SMALL_COMMITS.add)(None, Stamp(1), effects.to_vec().into());
+    let above = (SMALL_COMMITS.add)(None, Stamp(1), effects);
     let above = above.map_err(|why| FileError::Damaged { at: 0, why })?;
     let mut txn = file.begin(&[OWNER], Wait::Forever)?;
     let part = txn.part(OWNER).unwrap();

@@ -19,6 +19,7 @@ use crate::{
     version::{Above, OwnerRoot, leaf_of},
 };
 use bytes::Bytes;
+use smallvec::SmallVec;
 use spinney_alloc::{Extent, ExtentSet, Freed, Owner, PageNo, Seq, Stamp};
 use std::{
     io::IoSlice,
@@ -146,9 +147,9 @@ impl Engine {
 
     /// Everything up to and including the append: rules 3 to 6.
     fn append_commit(&self, parts: &mut [Part], durability: Durability) -> Result<Appended, FileError> {
-        let mut changed: Vec<&mut Part> = parts.iter_mut().filter(|part| part.is_changed()).collect();
+        let mut changed: SmallVec<[&mut Part; 1]> = parts.iter_mut().filter(|part| part.is_changed()).collect();
         changed.iter_mut().try_for_each(|part| part.assure_merge())?;
-        let mut shares: Vec<Share> = changed.iter_mut().map(|part| Share::of(part)).collect();
+        let mut shares: SmallVec<[Share; 1]> = changed.iter_mut().map(|part| Share::of(part)).collect();
         let done = if shares.iter().all(Share::is_small) {
             self.append_small(&mut shares, durability)?
         } else {
@@ -169,8 +170,7 @@ impl Engine {
     /// Small commits: one record, and nothing is written before it.
     fn append_small(&self, shares: &mut [Share], durability: Durability) -> Result<Appended, FileError> {
         self.wait_for_memory()?;
-        let parts = shares.iter_mut().map(Share::log_ops).collect();
-        let record = Record::Commit { synced: true, parts }.encode();
+        let record = Record::encode_ops(shares.iter().map(|share| (share.owner, share.effects())));
         let blocks = Pipeline::blocks_for(record.len());
         // First: nothing may go wrong any more once the effects are in memory.
         while !self.pipeline.reserve(blocks) {
@@ -283,7 +283,8 @@ impl Engine {
         let mut parts = Vec::with_capacity(shares.len());
         for share in shares.iter_mut() {
             let Kind::Image { pages, .. } = &mut share.kind else {
-                parts.push(share.log_ops());
+                let effects = Bytes::copy_from_slice(share.effects());
+                parts.push(LogPart::Ops(OpsPart { owner: share.owner, effects }));
                 continue;
             };
             let runs = self.flush_images(pages)?;
@@ -347,7 +348,7 @@ pub(crate) struct Weight {
 pub(crate) enum Kind {
     /// Its effects are in the log, and in memory.
     Small {
-        effects: Bytes,
+        effects: Vec<u8>,
         weight: Weight,
         /// What stood above the owner's root when they were added, and what does then.
         before: Option<Above>,
@@ -369,12 +370,7 @@ impl Share {
             let spilled = !part.written_early.is_empty();
             Kind::Image { pages: part.take_private(), spilled }
         } else {
-            Kind::Small {
-                weight: part.weight(),
-                effects: std::mem::take(&mut part.effects).into(),
-                before: None,
-                after: None,
-            }
+            Kind::Small { weight: part.weight(), effects: std::mem::take(&mut part.effects), before: None, after: None }
         };
         Self {
             owner: part.owner,
@@ -394,7 +390,7 @@ impl Share {
     fn add(&mut self, engine: &Engine, now: Option<&Above>) -> Result<(), &'static str> {
         let Kind::Small { effects, before, after, .. } = &mut self.kind else { return Ok(()) };
         let add = engine.options.small_commits.as_ref().ok_or("effects of a layer that keeps none")?.add;
-        *after = Some(add(now, self.root.stamp, effects.clone())?);
+        *after = Some(add(now, self.root.stamp, effects)?);
         *before = now.cloned();
         Ok(())
     }
@@ -408,10 +404,10 @@ impl Share {
         }
     }
 
-    /// For the record.
-    fn log_ops(&mut self) -> LogPart {
+    /// Those of a small share.
+    fn effects(&self) -> &[u8] {
         let Kind::Small { effects, .. } = &self.kind else { unreachable!("asked of small shares only") };
-        LogPart::Ops(OpsPart { owner: self.owner, effects: effects.clone() })
+        effects
     }
 
     fn was_written_before(&self) -> bool {

@@ -1,7 +1,6 @@
 //! How a file is opened.
 
 use crate::{error::FileError, page::PageCheck, part::Part, version::Above};
-use bytes::Bytes;
 use spinney_alloc::Stamp;
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ pub struct SmallCommits {
     /// What is above an owner's root after a commit with these effects and this stamp, which is higher than those before. Called
     /// again with other `before` if that changed meanwhile; only the last call counts. An error says that the effects, which come
     /// from the log then, are none.
-    pub add: fn(before: Option<&Above>, stamp: Stamp, effects: Bytes) -> Result<Above, &'static str>,
+    pub add: AddEffects,
     /// The same contents, divided: what is there now can be merged, and commits after it are kept apart from it.
     pub freeze: fn(&Above) -> Above,
     /// Brings what is frozen into the pages of a part that is as the owner's root was, and leaves the new root in it.
@@ -103,6 +102,9 @@ pub struct SmallCommits {
     /// What is left above the new root when all that was frozen has been merged; `None`: nothing.
     pub merged: fn(&Above) -> Option<Above>,
 }
+
+/// See [`SmallCommits::add`].
+pub type AddEffects = fn(before: Option<&Above>, stamp: Stamp, effects: &[u8]) -> Result<Above, &'static str>;
 
 /// Measures of the engine that have good defaults; benchmarks and tests vary them.
 #[derive(Clone, Debug)]

@@ -12,7 +12,6 @@ use crate::{
     options::Sabotage,
     page::PagePtr,
     pages::Pages,
-    promises::Promises,
     space::Room,
     version::{Above, OwnerRoot},
 };
@@ -207,17 +206,14 @@ impl Part {
             return Ok(());
         }
         let engine = &self.engine;
-        let used = engine.space.map(|map| map.file_pages() - map.free_count());
-        let (keys, bytes) = (self.effect_keys as u64, self.effects.len() as u64);
-        let pages = Promises::for_commit(keys, bytes, used, self.page_len());
-        if engine.space.promise(&engine.disk, pages, self.room) {
+        if let Some(pages) = engine.space.promise(&engine.disk, self.effect_keys, self.effects.len(), self.room) {
             self.promised_pages = pages;
             return Ok(());
         }
         let small = engine.options.small_commits.ok_or(FileError::Option("effects of a layer that keeps none"))?;
         let effects = std::mem::take(&mut self.effects);
         self.enter_pages()?;
-        let above = (small.add)(None, self.stamp, effects.into()).map_err(FileError::Option)?;
+        let above = (small.add)(None, self.stamp, &effects).map_err(FileError::Option)?;
         (small.merge)(self, &(small.freeze)(&above))
     }
 

@@ -462,7 +462,7 @@ pub(crate) fn set_root(
     above: Option<Above>,
 ) {
     version.set(owner, root, above, || {
-        Box::new(owners.loaded(leaf_of(owner)).copied().unwrap_or([OwnerRoot::NONE; crate::version::FAN_OUT]))
+        owners.loaded(leaf_of(owner)).copied().unwrap_or([OwnerRoot::NONE; crate::version::FAN_OUT])
     });
 }
 

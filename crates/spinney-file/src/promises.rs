@@ -16,8 +16,9 @@ pub(crate) struct Promises(AtomicU64);
 
 impl Promises {
     /// What to promise for a commit of so many keys, in a file with so many pages in use: the most that merging it may take.
-    pub(crate) fn for_commit(keys: u64, effect_bytes: u64, pages_used: u64, page_bytes: u64) -> u64 {
-        (PAGES_PER_KEY * keys).min(pages_used) + PAGES_PER_PAGE_OF_EFFECTS * effect_bytes / page_bytes + 2
+    pub(crate) fn for_commit(keys: usize, effect_bytes: usize, pages_used: u64, page_bytes: usize) -> u64 {
+        let of_effects = PAGES_PER_PAGE_OF_EFFECTS * effect_bytes as u64 / page_bytes as u64;
+        (PAGES_PER_KEY * keys as u64).min(pages_used) + of_effects + 2
     }
 
     pub(crate) fn pages(&self) -> u64 {

@@ -100,7 +100,7 @@ fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
         engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
         let mut above = None;
         for effects in &commits {
-            let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, (*effects).clone());
+            let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, effects);
             above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
         }
         if let Some(above) = above {

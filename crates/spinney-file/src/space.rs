@@ -69,28 +69,29 @@ impl Space {
         Self { map: Mutex::new(map), growing: Mutex::new(()), max_pages, promises, growable: AtomicU64::new(0) }
     }
 
-    /// Promises pages to what a small commit leaves, if there are as many besides all that was promised before; those that only removing
-    /// may take not to one that adds. They are taken, and the file grows, when it is merged. If others fill the file system in the
-    /// meantime, merging waits until it has room again.
-    pub(crate) fn promise(&self, disk: &Disk, pages: u64, room: Room) -> bool {
-        let promised = self.promises.add(pages);
-        let (free, file_pages) = self.map(|map| {
-            let kept = if room == Room::Adds { kept_pages(map.file_pages()) } else { 0 };
-            (map.free_count().saturating_sub(kept), map.file_pages())
+    /// Promises pages to what a small commit leaves, and says how many, if there are as many besides all that was promised before; those
+    /// that only removing may take not to one that adds. They are taken, and the file grows, when it is merged. If others fill the file
+    /// system in the meantime, merging waits until it has room again.
+    pub(crate) fn promise(&self, disk: &Disk, keys: usize, bytes: usize, room: Room) -> Option<u64> {
+        let (pages, promised, free, file_pages) = self.map(|map| {
+            let (free, file_pages) = (map.free_count(), map.file_pages());
+            let kept = if room == Room::Adds { kept_pages(file_pages) } else { 0 };
+            let pages = Promises::for_commit(keys, bytes, file_pages - free, disk.page_bytes);
+            (pages, self.promises.add(pages), free.saturating_sub(kept), file_pages)
         });
         let is_covered = promised <= free + self.growable.load(Ordering::Relaxed) / 2
             || promised <= free + self.growable(disk, file_pages);
         if !is_covered {
             self.promises.end(pages);
         }
-        is_covered
+        is_covered.then_some(pages)
     }
 
     /// What an owner's commits take that a log has: what was promised before is promised again.
     pub(crate) fn promise_again(&self, disk: &Disk, commits: usize, bytes: usize) -> Weight {
         let used = self.map(|map| map.file_pages() - map.free_count());
         let keys = commits.max(bytes / BYTES_PER_RECOVERED_KEY);
-        let promised_pages = Promises::for_commit(keys as u64, bytes as u64, used, disk.page_bytes as u64);
+        let promised_pages = Promises::for_commit(keys, bytes, used, disk.page_bytes);
         self.promises.add(promised_pages);
         Weight { bytes, keys, promised_pages }
     }

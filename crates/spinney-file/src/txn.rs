@@ -7,6 +7,7 @@ use crate::{
     part::Part,
     slots::Wait,
 };
+use smallvec::SmallVec;
 use spinney_alloc::{Owner, Seq};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub struct WriteTxn {
 #[derive(Debug)]
 struct HeldSlots {
     file: PagedFile,
-    owners: Vec<Owner>,
+    owners: SmallVec<[Owner; 1]>,
 }
 
 impl HeldSlots {
@@ -44,7 +45,7 @@ impl WriteTxn {
     pub(crate) fn begin(file: PagedFile, owners: &[Owner], wait: Wait) -> Result<Self, FileError> {
         file.engine().check_writable()?;
         let deadline = wait.deadline();
-        let mut sorted = owners.to_vec();
+        let mut sorted: SmallVec<[Owner; 1]> = owners.into();
         let broken = |rule| file.engine().options.broken(rule);
         if !broken(Sabotage::SlotsInAnyOrder) {
             sorted.sort_unstable_by_key(|owner| owner.0.wrapping_sub(1)); // owner 0 is the last
@@ -52,7 +53,8 @@ impl WriteTxn {
         sorted.dedup();
         let early = broken(Sabotage::StampBeforeSlots).then(|| file.engine().draw_stamp()).transpose()?;
         file.engine().options.interlude();
-        let mut txn = Self { parts: Vec::with_capacity(sorted.len()), slots: HeldSlots { file, owners: Vec::new() } };
+        let mut txn =
+            Self { parts: Vec::with_capacity(sorted.len()), slots: HeldSlots { file, owners: SmallVec::new() } };
         for &owner in &sorted {
             txn.take(owner, deadline)?;
         }

@@ -38,9 +38,13 @@ impl OwnerRoot {
 pub(crate) type RootLeaf = [OwnerRoot; FAN_OUT];
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each is in an allocation of its own, and a commit makes one leaf for each branch"
+)]
 enum Node {
-    Branch(Box<[Option<Arc<Node>>; FAN_OUT]>),
-    Leaf(Box<Leaf>),
+    Branch([Option<Arc<Node>>; FAN_OUT]),
+    Leaf(Leaf),
 }
 
 #[derive(Clone, Debug)]
@@ -90,11 +94,11 @@ impl Version {
         owner: Owner,
         root: Option<OwnerRoot>,
         above: Option<Above>,
-        opening: impl FnOnce() -> Box<RootLeaf>,
+        opening: impl FnOnce() -> RootLeaf,
     ) {
         let leaf = leaf_of(owner);
         while u64::from(leaf) >> (BITS * self.height) != 0 {
-            let mut children: Box<[Option<Arc<Node>>; FAN_OUT]> = Box::default();
+            let mut children: [Option<Arc<Node>>; FAN_OUT] = Default::default();
             children[0] = self.top.take();
             // An empty version simply becomes higher: a branch without children says nothing.
             self.top = children[0].is_some().then(|| Arc::new(Node::Branch(children)));
@@ -114,17 +118,17 @@ impl Version {
         level: u32,
         leaf: u32,
         change: impl FnOnce(&mut Leaf),
-        opening: impl FnOnce() -> Box<RootLeaf>,
+        opening: impl FnOnce() -> RootLeaf,
     ) {
         if level == 0 {
-            let fresh = || Arc::new(Node::Leaf(Box::new(Leaf { roots: *opening(), above: Default::default() })));
+            let fresh = || Arc::new(Node::Leaf(Leaf { roots: opening(), above: Default::default() }));
             match Arc::make_mut(slot.get_or_insert_with(fresh)) {
                 Node::Leaf(leaf) => change(leaf),
                 Node::Branch(_) => unreachable!("branches are above level 0"),
             }
             return;
         }
-        let node = slot.get_or_insert_with(|| Arc::new(Node::Branch(Box::default())));
+        let node = slot.get_or_insert_with(|| Arc::new(Node::Branch(Default::default())));
         match Arc::make_mut(node) {
             Node::Branch(children) => {
                 let child = &mut children[(leaf >> (BITS * (level - 1))) as usize % FAN_OUT];
@@ -193,7 +197,7 @@ mod tests {
             let mut older = Vec::new();
             for (owner, n) in sets {
                 older.push((version.clone(), model.clone()));
-                version.set(Owner(owner), Some(root(n)), None, || Box::new([OwnerRoot::NONE; FAN_OUT]));
+                version.set(Owner(owner), Some(root(n)), None, || [OwnerRoot::NONE; FAN_OUT]);
                 model.insert(owner, n);
             }
             older.push((version, model));

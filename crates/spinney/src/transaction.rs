@@ -10,8 +10,9 @@ use crate::{
     table_txn::TableTxn,
     value::Value,
 };
+use smallvec::{SmallVec, smallvec};
 use spinney_btree::{
-    Durability, FamilyRoot, FamilyTxn, FileError, Owner, Part, Seq, TableId, Tree, TreeError, TreeRoot, Wait, WriteTxn,
+    Durability, FamilyTxn, FileError, Owner, Part, Seq, TableId, Tree, TreeError, TreeRoot, Wait, WriteTxn,
 };
 use std::{
     fmt,
@@ -23,7 +24,7 @@ pub(crate) struct Member {
     pub(crate) shared: Arc<FamilyShared>,
     pub(crate) tree: FamilyTxn,
     /// Tables looked at so far and where they begin now; the default one first.
-    pub(crate) tables: Vec<(TableId, TreeRoot)>,
+    pub(crate) tables: SmallVec<[(TableId, TreeRoot); 1]>,
     /// Whether something was sent to the family's graveyard, now or earlier; of a small transaction, earlier.
     pub(crate) has_graves: bool,
     /// Something was there when the transaction began.
@@ -34,11 +35,11 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(shared: Arc<FamilyShared>, part: &mut Part) -> Result<Self, TreeError> {
-        let root = FamilyRoot::decode(part.owner(), part.root())?;
+        let tree = FamilyTxn::new(part)?;
         Ok(Self {
             shared,
-            tree: FamilyTxn::new(part)?,
-            tables: vec![(TableId::DEFAULT, root.default)],
+            tables: smallvec![(TableId::DEFAULT, tree.default_table())],
+            tree,
             has_graves: false,
             had_graves: false,
             is_dropped: false,
@@ -96,7 +97,7 @@ pub struct WriteTransaction {
     /// By owner.
     pub(crate) members: Vec<Member>,
     /// The name tree, once something was to be created, dropped or renamed.
-    pub(crate) names: Option<Member>,
+    pub(crate) names: Option<Box<Member>>,
     pub(crate) effects: Vec<Effect>,
     /// Set while a change is under way, and for good when one has failed half-way.
     pub(crate) is_broken: bool,
@@ -113,7 +114,7 @@ impl WriteTransaction {
         if core.options.read_only {
             return Err(Error::ReadOnly);
         }
-        let mut shared = Vec::new();
+        let mut shared: SmallVec<[Arc<FamilyShared>; 1]> = SmallVec::new();
         for family in families {
             if !Arc::ptr_eq(family.db.core(), core) {
                 return Err(Error::OtherDatabase { family: family.name().to_string() });
@@ -335,7 +336,7 @@ impl WriteTransaction {
     fn prepare(&mut self) -> Result<()> {
         let core = Arc::clone(self.db.core());
         let file = self.file.as_mut().expect(ENDED);
-        for member in self.members.iter_mut().chain(&mut self.names) {
+        for member in self.members.iter_mut().chain(self.names.as_deref_mut()) {
             let owner = member.shared.owner;
             let part = file.part(owner).expect("a member has a part");
             // A transaction that changes no pages sends nothing there, and does not begin to change some for this.
@@ -359,7 +360,7 @@ impl WriteTransaction {
     /// Tells handles and background what was committed.
     fn take_effect(&mut self) {
         let core = self.db.core();
-        for member in self.members.iter().chain(&self.names) {
+        for member in self.members.iter().chain(self.names.as_deref()) {
             if member.has_graves && !member.is_dropped {
                 core.work.add_graves(member.shared.owner);
             }
@@ -466,7 +467,7 @@ impl WriteTransaction {
         joined.map_err(|error| core.lift(error.into()))?;
         let part = file.part(NAMES).expect("just joined");
         core.names.set_holder();
-        self.names = Some(Member::new(Arc::clone(&core.names), part).map_err(|error| core.lift(error))?);
+        self.names = Some(Box::new(Member::new(Arc::clone(&core.names), part).map_err(|error| core.lift(error))?));
         Ok(())
     }
 
@@ -496,7 +497,7 @@ impl Effect {
 
 /// Takes the writer slots.
 fn take_slots(core: &Core, families: &[Arc<FamilyShared>], wait: Wait) -> Result<WriteTxn, FileError> {
-    let owners: Vec<Owner> = families.iter().map(|shared| shared.owner).collect();
+    let owners: SmallVec<[Owner; 1]> = families.iter().map(|shared| shared.owner).collect();
     patiently(families, wait, || core.file.begin(&owners, wait))
 }
 

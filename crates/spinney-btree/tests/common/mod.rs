@@ -123,7 +123,7 @@ impl Bed {
     pub(crate) fn repeat(&mut self, commits: &[&[u8]], after: &Model) {
         let mut above = None;
         for (stamp, effects) in (1..).zip(commits) {
-            above = Some((SMALL_COMMITS.add)(above.as_ref(), Stamp(stamp), effects.to_vec().into()).unwrap());
+            above = Some((SMALL_COMMITS.add)(above.as_ref(), Stamp(stamp), effects).unwrap());
         }
         let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
         let part = txn.part(OWNER).unwrap();

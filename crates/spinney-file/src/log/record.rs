@@ -103,6 +103,18 @@ const CLAIM_BYTES: usize = 20;
 const RELEASE_BYTES: usize = 12;
 
 impl Record {
+    /// A commit of small shares, by their owners and effects: what [`encode`](Self::encode) makes of it, without the parts between.
+    pub(crate) fn encode_ops<'a>(parts: impl Iterator<Item = (Owner, &'a [u8])> + Clone) -> Vec<u8> {
+        let bytes = parts.clone().map(|(_, effects)| OpsPart::encoded_bytes(effects.len())).sum::<usize>();
+        let mut out = Vec::with_capacity(RECORD_HEADER_BYTES + bytes);
+        out.resize(RECORD_HEADER_BYTES, 0);
+        (out[4], out[5]) = (KIND_COMMIT, SYNCED);
+        put_count(&mut out, parts.clone().count());
+        parts.for_each(|(owner, effects)| encode_ops(&mut out, owner, effects));
+        put_bytes(&mut out);
+        out
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let parts = match self {
             Self::Commit { parts, .. } => &parts[..],
@@ -131,8 +143,7 @@ impl Record {
             }
             Self::Anchor => out[4] = KIND_ANCHOR,
         }
-        let bytes = u32::try_from(out.len()).expect("a record is far below 4 GiB");
-        out[..4].copy_from_slice(&bytes.to_le_bytes());
+        put_bytes(&mut out);
         out
     }
 
@@ -222,12 +233,7 @@ impl LogPart {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Image(image) => image.encode(out),
-            Self::Ops(ops) => {
-                out.extend(ops.owner.0.to_le_bytes());
-                out.extend([PART_OPS, 0, 0, 0]);
-                out.extend(u32::try_from(ops.effects.len()).expect("a small part of the log").to_le_bytes());
-                out.extend_from_slice(&ops.effects);
-            }
+            Self::Ops(ops) => encode_ops(out, ops.owner, &ops.effects),
         }
     }
 
@@ -284,6 +290,19 @@ impl ImagePart {
     }
 }
 
+fn encode_ops(out: &mut Vec<u8>, owner: Owner, effects: &[u8]) {
+    out.extend(owner.0.to_le_bytes());
+    out.extend([PART_OPS, 0, 0, 0]);
+    out.extend(u32::try_from(effects.len()).expect("a small part of the log").to_le_bytes());
+    out.extend_from_slice(effects);
+}
+
+/// How long a record is, in its place.
+fn put_bytes(out: &mut [u8]) {
+    let bytes = u32::try_from(out.len()).expect("a record is far below 4 GiB");
+    out[..4].copy_from_slice(&bytes.to_le_bytes());
+}
+
 fn put_count(out: &mut [u8], count: usize) {
     out[6..8].copy_from_slice(&u16::try_from(count).expect("bounded by the caller").to_le_bytes());
 }
@@ -324,6 +343,10 @@ mod tests {
         for record in records {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes, 4096), Some((record.clone(), &[][..])));
+            let ops = Record::encode_ops([(Owner(7), &b"effects"[..]), (Owner(0), b"")].into_iter());
+            let parts = [(7, &b"effects"[..]), (0, b"")];
+            let parts = parts.map(|(n, e)| LogPart::Ops(OpsPart { owner: Owner(n), effects: Bytes::from_static(e) }));
+            assert_eq!(ops, Record::Commit { synced: true, parts: parts.to_vec() }.encode());
             for bit in 1..8 {
                 let mut newer = bytes.clone();
                 newer[5] ^= 1 << bit;

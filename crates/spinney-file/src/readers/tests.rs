@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 fn version(seq: u64, stamp: u64) -> Arc<Version> {
     let mut v = Version::at_opening(Seq(seq));
-    v.set(Owner(1), Some(OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }), None, || {
-        Box::new([OwnerRoot::NONE; FAN_OUT])
-    });
+    v.set(Owner(1), Some(OwnerRoot { root: [0; 64], stamp: Stamp(stamp) }), None, || [OwnerRoot::NONE; FAN_OUT]);
     Arc::new(v)
 }
 
