@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use rand::Rng;
 use spinney_benches::{incompressible, random, settings};
 use spinney_btree::{
-    Above, Durability, FamilyTxn, FileOptions, Owner, PagedFile, SMALL_COMMITS, Stamp, TableId, Tuning, Wait,
+    Above, Durability, FamilyTxn, FileOptions, Owner, PagedFile, SMALL_COMMITS, Stamp, TableId, Told, Tuning, Wait,
     page_check,
 };
 use std::hint::black_box;
@@ -100,7 +100,7 @@ fn small_commits_by_key_order(criterion: &mut Criterion) {
 /// What is above a root after these commits.
 fn add(commits: &[Vec<u8>]) -> Above {
     let one = |before: Option<Above>, (stamp, effects): (u64, &Vec<u8>)| {
-        Some((SMALL_COMMITS.add)(before.as_ref(), Stamp(stamp), effects).expect("effects that fit"))
+        Some((SMALL_COMMITS.add)(before.as_ref(), Stamp(stamp), Told::Lent(effects)).expect("effects that fit"))
     };
     (1..).zip(commits).fold(None, one).expect("some commits")
 }

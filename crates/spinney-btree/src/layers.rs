@@ -15,7 +15,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use spinney_file::{Above, FileError, Owner, Pages, Part, SmallCommits, Stamp};
+use spinney_file::{Above, FileError, Owner, Pages, Part, SmallCommits, Stamp, Told};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -154,10 +154,13 @@ fn layers_in(above: &Above) -> &Layers {
     above.downcast_ref().expect("what is above a family's root is made here")
 }
 
-fn add(before: Option<&Above>, stamp: Stamp, effects: &[u8]) -> Result<Above, &'static str> {
+fn add(before: Option<&Above>, stamp: Stamp, effects: Told<'_>) -> Result<Above, &'static str> {
     let mut layers = before.map_or_else(Layers::new, |above| layers_in(above).clone());
     let Layer { map, limit, changes } = &mut layers.active;
-    let effects = map.keep(effects);
+    let effects = match effects {
+        Told::Lent(effects) => map.keep(effects),
+        Told::Shared(effects) => effects,
+    };
     let mut last: Option<(TableId, &KeyMap)> = None;
     for effect in Effects::decode(&effects)? {
         let Effect { table, key, value, existed } = effect?;

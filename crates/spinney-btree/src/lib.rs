@@ -71,8 +71,8 @@ pub use crate::{
 pub use spinney_file::{
     Above, AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
     FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PagePtr,
-    PageSet, PagedFile, Pages, Part, Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Tuning, Wait,
-    Wreck, WriteTxn,
+    PageSet, PagedFile, Pages, Part, Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Told, Tuning,
+    Wait, Wreck, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

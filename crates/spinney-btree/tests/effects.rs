@@ -5,7 +5,8 @@ mod common;
 
 use common::*;
 use spinney_btree::{
-    Durability, FamilyTxn, FileError, FileOptions, PagedFile, SMALL_COMMITS, Stamp, TableId, Tuning, Wait, page_check,
+    Durability, FamilyTxn, FileError, FileOptions, PagedFile, SMALL_COMMITS, Stamp, TableId, Told, Tuning, Wait,
+    page_check,
 };
 use std::ops::Bound;
 
@@ -32,7 +33,7 @@ fn filled() -> Bed {
 
 /// Brings the effects of one commit into pages, and forgets it.
 fn merge(file: &PagedFile, effects: &[u8]) -> Result<(), FileError> {
-    let above = (SMALL_COMMITS.add)(None, Stamp(1), effects);
+    let above = (SMALL_COMMITS.add)(None, Stamp(1), Told::Lent(effects));
     let above = above.map_err(|why| FileError::Damaged { at: 0, why })?;
     let mut txn = file.begin(&[OWNER], Wait::Forever)?;
     let part = txn.part(OWNER).unwrap();

@@ -12,7 +12,7 @@ use crate::{
     error::FileError,
     flusher::{Flusher, WrittenRun},
     log::{ImagePart, LogPart, OpsPart, RECORD_HEADER_BYTES, Record, RunClaim},
-    options::{Durability, Sabotage},
+    options::{Durability, Sabotage, Told},
     page::PagePtr,
     part::Part,
     pipeline::{Appended, Goal, Outcome, Pipeline, Prepared},
@@ -390,7 +390,7 @@ impl Share {
     fn add(&mut self, engine: &Engine, now: Option<&Above>) -> Result<(), &'static str> {
         let Kind::Small { effects, before, after, .. } = &mut self.kind else { return Ok(()) };
         let add = engine.options.small_commits.as_ref().ok_or("effects of a layer that keeps none")?.add;
-        *after = Some(add(now, self.root.stamp, effects)?);
+        *after = Some(add(now, self.root.stamp, Told::Lent(effects))?);
         *before = now.cloned();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     counters::Counters,
-    error::FileError,
+    error::{FileError, IoOp},
     page::{self, PagePtr},
     storage::{
         Storage,
@@ -132,6 +132,11 @@ impl Disk {
         self.io.reads.fetch_add(calls, Relaxed);
         self.io.read_bytes.fetch_add(into.len() as u64, Relaxed);
         Ok(())
+    }
+
+    /// The next reading of these bytes sees what the disk has, and not what a cache kept after a failed sync.
+    pub(crate) fn forget(&self, at: u64, bytes: u64) -> Result<(), FileError> {
+        self.storage.drop_cache(at, bytes).map_err(|error| FileError::io(IoOp::Open, at, error))
     }
 
     /// Seals `page` as `ptr` of `owner` and writes it. Un-synced.

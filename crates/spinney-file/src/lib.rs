@@ -86,7 +86,7 @@ pub use crate::{
     disk::IoStats,
     error::{FileError, IoOp},
     file::PagedFile,
-    options::{AddEffects, Create, Durability, FileOptions, SmallCommits, Tuning},
+    options::{AddEffects, Create, Durability, FileOptions, SmallCommits, Told, Tuning},
     page::{PageCheck, PageHeader, PagePtr},
     pages::Pages,
     part::Part,

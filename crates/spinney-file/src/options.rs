@@ -1,6 +1,7 @@
 //! How a file is opened.
 
 use crate::{error::FileError, page::PageCheck, part::Part, version::Above};
+use bytes::Bytes;
 use spinney_alloc::Stamp;
 use std::time::Duration;
 
@@ -104,7 +105,16 @@ pub struct SmallCommits {
 }
 
 /// See [`SmallCommits::add`].
-pub type AddEffects = fn(before: Option<&Above>, stamp: Stamp, effects: &[u8]) -> Result<Above, &'static str>;
+pub type AddEffects = fn(before: Option<&Above>, stamp: Stamp, effects: Told<'_>) -> Result<Above, &'static str>;
+
+/// Effects of a commit.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// To be copied by whoever keeps them.
+    Lent(&'a [u8]),
+    /// To be kept as they are: they share memory with their neighbours in the log.
+    Shared(Bytes),
+}
 
 /// Measures of the engine that have good defaults; benchmarks and tests vary them.
 #[derive(Clone, Debug)]
@@ -144,7 +154,7 @@ impl Default for Tuning {
             arenas: true,
             images_only: false,
             log_bytes: 64 << 10,
-            log_bytes_max: 64 << 20,
+            log_bytes_max: 128 << 20,
             checkpoint_after_freed_bytes: 32 << 20,
             sync_first_bytes: 4 << 20,
             sync_first_eventual_bytes: 64 << 20,

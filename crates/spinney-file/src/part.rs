@@ -9,7 +9,7 @@ use crate::{
     commit::{DirtyPages, Weight},
     engine::Engine,
     error::FileError,
-    options::Sabotage,
+    options::{Sabotage, Told},
     page::PagePtr,
     pages::Pages,
     space::Room,
@@ -213,7 +213,7 @@ impl Part {
         let small = engine.options.small_commits.ok_or(FileError::Option("effects of a layer that keeps none"))?;
         let effects = std::mem::take(&mut self.effects);
         self.enter_pages()?;
-        let above = (small.add)(None, self.stamp, &effects).map_err(FileError::Option)?;
+        let above = (small.add)(None, self.stamp, Told::Lent(&effects)).map_err(FileError::Option)?;
         (small.merge)(self, &(small.freeze)(&above))
     }
 

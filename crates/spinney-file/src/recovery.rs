@@ -24,7 +24,7 @@ use crate::{
     engine::Engine,
     error::{FileError, IoOp},
     log::{BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, ImagePart, Record},
-    options::{FileOptions, Sabotage},
+    options::{FileOptions, Sabotage, Told},
     owners::{NO_OWNER, OwnerTable},
     pipeline::{Pipeline, PipelineStart, set_root},
     process,
@@ -52,10 +52,11 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     if storage.len().map_err(failed)? > 0 {
         if !options.read_only {
             // After a killed process the page cache shows bytes that the disk may not have; what is served from here
-            // on must survive a power cut. After a failed sync it shows bytes that the disk does not have.
+            // on must survive a power cut. After a failed sync it shows bytes that the disk does not have: what decides - superblocks,
+            // the log, images that nothing proves synced - is read from the disk itself. A sync covered all else that those name.
             storage.sync_data().map_err(|error| FileError::io(IoOp::Sync, 0, error))?;
         }
-        storage.drop_cache().map_err(failed)?;
+        storage.drop_cache(0, SLOTS_END).map_err(failed)?;
     }
     // Asked only now: after a failed sync even the length may not be what the disk has.
     let len = storage.len().map_err(failed)?;
@@ -81,13 +82,13 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: FileOptions) -> Result<Ar
     }
     let engine = build(disk, options, superblock, &scan, len / page_bytes)?;
     let engine = Arc::new_cyclic(|me| Engine { me: me.clone(), ..engine });
-    repeat(&engine, &scan)?;
+    repeat(&engine, scan)?;
     Ok(engine)
 }
 
 /// Rule 19: the small commits of each owner since its last image stand above its root again.
-fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
-    for (owner, commits) in scan.effects(&engine.options) {
+fn repeat(engine: &Engine, scan: Scan) -> Result<(), FileError> {
+    for (owner, commits) in scan.take_effects(&engine.options) {
         if owner.0 >= engine.owners.owners_max() {
             return Err(FileError::Damaged { at: 0, why: "the log names an owner that cannot exist" });
         }
@@ -99,18 +100,22 @@ fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
         }
         engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
         let mut above = None;
-        for effects in &commits {
-            let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, effects);
+        let bytes = commits.iter().map(|effects| effects.len()).sum();
+        let count = commits.len();
+        for effects in commits {
+            let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, Told::Shared(effects));
             above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
         }
         if let Some(above) = above {
-            let bytes = commits.iter().map(|effects| effects.len()).sum();
-            let weight = engine.space.promise_again(&engine.disk, commits.len(), bytes);
+            let weight = engine.space.promise_again(&engine.disk, count, bytes);
             engine.pipeline.adopt(&engine.owners, owner, above, weight);
         }
     }
     Ok(())
 }
+
+/// The end of both superblocks.
+const SLOTS_END: u64 = SLOT_AT[1] + SLOT_BYTES as u64;
 
 enum Found {
     /// The newest valid slot, and what the other one is.

@@ -72,6 +72,6 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// holds it, in this process or another.
     fn lock(&self) -> std::io::Result<bool>;
 
-    /// Drops clean cached bytes, so that the next read sees what the disk has.
-    fn drop_cache(&self) -> std::io::Result<()>;
+    /// Drops clean cached bytes of a range, so that the next read of them sees what the disk has.
+    fn drop_cache(&self, at: u64, bytes: u64) -> std::io::Result<()>;
 }

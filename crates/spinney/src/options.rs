@@ -72,7 +72,7 @@ impl Options {
         self
     }
 
-    /// The log inside the file grows to so many bytes, 64 KiB to 1 GiB, 64 MiB by default; beyond only for a single commit that
+    /// The log inside the file grows to so many bytes, 64 KiB to 1 GiB, 128 MiB by default; beyond only for a single commit that
     /// needs more. A longer log means fewer checkpoints and a longer recovery.
     pub fn log_size_max(mut self, bytes: u64) -> Self {
         self.tuning.log_bytes_max = bytes;

@@ -9,7 +9,7 @@
 
 use spinney_btree::{
     Bounds, CheckOptions, CheckReport, Durability, FamilyRoot, FamilyTxn, FileOptions, Owner, PagedFile, Pages, Range,
-    SMALL_COMMITS, Snapshot, Stamp, TableId, Tree, Wait, WriteTxn, check, page_check,
+    SMALL_COMMITS, Snapshot, Stamp, TableId, Told, Tree, Wait, WriteTxn, check, page_check,
 };
 use std::collections::BTreeMap;
 
@@ -123,7 +123,7 @@ impl Bed {
     pub(crate) fn repeat(&mut self, commits: &[&[u8]], after: &Model) {
         let mut above = None;
         for (stamp, effects) in (1..).zip(commits) {
-            above = Some((SMALL_COMMITS.add)(above.as_ref(), Stamp(stamp), effects).unwrap());
+            above = Some((SMALL_COMMITS.add)(above.as_ref(), Stamp(stamp), Told::Lent(effects)).unwrap());
         }
         let mut txn = self.file.begin(&[OWNER], Wait::Forever).unwrap();
         let part = txn.part(OWNER).unwrap();

@@ -147,8 +147,9 @@ impl Record {
         out
     }
 
-    /// The first record of `bytes` and what follows it; `None` when it is malformed.
-    pub(crate) fn decode(bytes: &[u8], page_bytes: u32) -> Option<(Self, &[u8])> {
+    /// The first record of `bytes`, which are some of `group`, and what follows it; `None` when it is malformed. Effects share the
+    /// group's memory.
+    pub(crate) fn decode<'a>(bytes: &'a [u8], group: &Bytes, page_bytes: u32) -> Option<(Self, &'a [u8])> {
         if bytes.len() < 8 {
             return None;
         }
@@ -168,7 +169,7 @@ impl Record {
             KIND_COMMIT => {
                 let mut parts = Vec::with_capacity(count.min(body.len() / OPS_HEADER_BYTES + 1));
                 for _ in 0..count {
-                    let (part, after) = LogPart::decode(body)?;
+                    let (part, after) = LogPart::decode(body, group)?;
                     parts.push(part);
                     body = after;
                 }
@@ -237,7 +238,7 @@ impl LogPart {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+    fn decode<'a>(bytes: &'a [u8], group: &Bytes) -> Option<(Self, &'a [u8])> {
         if bytes.get(5..8)? != [0; 3] {
             return None;
         }
@@ -246,10 +247,7 @@ impl LogPart {
             PART_OPS => {
                 let (header, rest) = bytes.split_at_checked(OPS_HEADER_BYTES)?;
                 let (effects, rest) = rest.split_at_checked(get_u32(header, 8) as usize)?;
-                Some((
-                    Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: Bytes::copy_from_slice(effects) }),
-                    rest,
-                ))
+                Some((Self::Ops(OpsPart { owner: Owner(get_u32(header, 0)), effects: group.slice_ref(effects) }), rest))
             }
             _ => None,
         }
@@ -341,8 +339,12 @@ mod tests {
             Record::Anchor,
         ];
         for record in records {
+            let decoded = |bytes: &[u8]| {
+                let group = Bytes::copy_from_slice(bytes);
+                Record::decode(&group, &group, 4096).map(|(record, rest)| (record, rest.to_vec()))
+            };
             let bytes = record.encode();
-            assert_eq!(Record::decode(&bytes, 4096), Some((record.clone(), &[][..])));
+            assert_eq!(decoded(&bytes), Some((record.clone(), Vec::new())));
             let ops = Record::encode_ops([(Owner(7), &b"effects"[..]), (Owner(0), b"")].into_iter());
             let parts = [(7, &b"effects"[..]), (0, b"")];
             let parts = parts.map(|(n, e)| LogPart::Ops(OpsPart { owner: Owner(n), effects: Bytes::from_static(e) }));
@@ -350,14 +352,14 @@ mod tests {
             for bit in 1..8 {
                 let mut newer = bytes.clone();
                 newer[5] ^= 1 << bit;
-                assert_eq!(Record::decode(&newer, 4096), None, "flag {bit} of {record:?}");
+                assert_eq!(decoded(&newer), None, "flag {bit} of {record:?}");
             }
             for len in 0..bytes.len() {
-                assert_eq!(Record::decode(&bytes[..len], 4096), None);
+                assert_eq!(decoded(&bytes[..len]), None);
                 let mut shorter = bytes[..len].to_vec();
                 if len >= 8 {
                     shorter[..4].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-                    assert_eq!(Record::decode(&shorter, 4096), None, "{record:?} cut to {len}");
+                    assert_eq!(decoded(&shorter), None, "{record:?} cut to {len}");
                 }
             }
         }

@@ -24,6 +24,7 @@ pub(super) fn is_unfinished(probe: &Disk, len: u64) -> Result<bool, FileError> {
     if len > UNFINISHED_BYTES_MAX {
         return Ok(false);
     }
+    probe.forget(0, len)?;
     let mut written = Vec::new();
     let mut bytes = vec![0; 1 << 16];
     for at in (0..len).step_by(bytes.len()) {

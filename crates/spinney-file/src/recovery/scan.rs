@@ -94,6 +94,7 @@ impl Scan {
             stamp_limit: superblock.stamp_limit,
             decided: None,
         };
+        reader.forget_log(scan.layout.extents())?;
         match reader.accept_groups(&mut scan) {
             // A record that makes no sense ends the log.
             Err(FileError::Damaged { .. }) if options.is_lenient() => {}
@@ -134,13 +135,13 @@ impl Scan {
     }
 
     /// What each owner's small commits did after its last image, in order (rule 19).
-    pub(super) fn effects(&self, options: &FileOptions) -> BTreeMap<Owner, Vec<&Bytes>> {
-        let mut effects: BTreeMap<Owner, Vec<&Bytes>> = BTreeMap::new();
-        for part in self.commits.iter().flat_map(|commit| &commit.parts) {
+    pub(super) fn take_effects(self, options: &FileOptions) -> BTreeMap<Owner, Vec<Bytes>> {
+        let mut effects: BTreeMap<Owner, Vec<Bytes>> = BTreeMap::new();
+        for part in self.commits.into_iter().flat_map(|commit| commit.parts) {
             match part {
                 LogPart::Image(image) if !options.broken(Sabotage::RepeatsAll) => drop(effects.remove(&image.owner)),
                 LogPart::Image(_) => {}
-                LogPart::Ops(ops) => effects.entry(ops.owner).or_default().push(&ops.effects),
+                LogPart::Ops(ops) => effects.entry(ops.owner).or_default().push(ops.effects),
             }
         }
         effects
@@ -167,12 +168,26 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read_blocks(&self, layout: &RingLayout, block: u64, blocks: u64) -> Result<Vec<u8>, FileError> {
         let mut bytes = vec![0; (blocks * BLOCK_BYTES) as usize];
+        self.read_into(layout, block, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Fills `bytes`, which are whole blocks.
+    fn read_into(&self, layout: &RingLayout, block: u64, bytes: &mut [u8]) -> Result<(), FileError> {
         let mut from = 0;
-        for (at, len) in layout.pieces(block, blocks) {
+        for (at, len) in layout.pieces(block, bytes.len() as u64 / BLOCK_BYTES) {
             self.disk.read(at, &mut bytes[from..from + len as usize])?;
             from += len as usize;
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// The next readings of blocks see what the disk has.
+    fn forget_log(&self, extents: &[Extent]) -> Result<(), FileError> {
+        let page_bytes = self.disk.page_bytes as u64;
+        extents
+            .iter()
+            .try_for_each(|extent| self.disk.forget(self.disk.offset(extent.start), extent.pages * page_bytes))
     }
 
     /// The group that begins at `block`, if a valid one does.
@@ -192,12 +207,12 @@ impl Reader<'_> {
         while blocks_seen < scan.layout.blocks() {
             let (previous, block) = (scan.chain, scan.head);
             let mut free_block = scan.layout.after(block, 1);
-            let mut next = self.group_at(&scan.layout, block)?;
+            let mut next = self.group_at(&scan.layout, block)?.map(|(blocks, bytes)| (blocks, Bytes::from(bytes)));
             next = next.filter(|(_, bytes)| self.following_group(scan, bytes).is_some());
             let recovery = next.as_ref().and_then(|(_, bytes)| self.recovery_in(scan, bytes));
             if next.is_none() || recovery.is_some() {
                 // Of two records of recoveries that took turns only the newer counts.
-                let other = self.read_blocks(&scan.layout, free_block, 1)?;
+                let other = Bytes::from(self.read_blocks(&scan.layout, free_block, 1)?);
                 if self.recovery_in(scan, &other) > recovery {
                     scan.head = std::mem::replace(&mut free_block, block);
                     next = Some((1, other));
@@ -207,7 +222,9 @@ impl Reader<'_> {
             let Some((blocks, bytes)) = next else { return Ok(()) };
             let Some((header, chain, records)) = self.following_group(scan, &bytes) else { return Ok(()) };
             let follows = header.first.0 == scan.last.0 + 1 || self.options.broken(Sabotage::AcceptsOldGroups);
-            let Some((decoded, layout)) = self.decode(&header, records, follows, scan)? else { return Ok(()) };
+            let Some((decoded, layout)) = self.decode(&header, (records, &bytes), follows, scan)? else {
+                return Ok(());
+            };
             self.durable = self.durable.max(header.durable);
             let group = self.ends.len();
             self.commits.extend(decoded.into_iter().map(|commit| Commit { group, ..commit }));
@@ -241,9 +258,9 @@ impl Reader<'_> {
     }
 
     /// The epoch of the group, if it is the record of a recovery that follows what was accepted so far.
-    fn recovery_in(&self, scan: &Scan, bytes: &[u8]) -> Option<u64> {
+    fn recovery_in(&self, scan: &Scan, bytes: &Bytes) -> Option<u64> {
         let (header, _, records) = self.following_group(scan, bytes)?;
-        let record = Record::decode(records, self.superblock.page_bytes);
+        let record = Record::decode(records, bytes, self.superblock.page_bytes);
         matches!(record, Some((Record::Recovered { .. }, []))).then_some(header.epoch)
     }
 
@@ -251,7 +268,7 @@ impl Reader<'_> {
     fn decode(
         &mut self,
         header: &GroupHeader,
-        mut records: &[u8],
+        (mut records, group): (&[u8], &Bytes),
         follows: bool,
         scan: &mut Scan,
     ) -> Result<Option<(Vec<Commit>, RingLayout)>, FileError> {
@@ -261,7 +278,7 @@ impl Reader<'_> {
         let mut seq = header.first;
         while !records.is_empty() {
             let (record, rest) =
-                Record::decode(records, self.superblock.page_bytes).ok_or_else(|| malformed.clone())?;
+                Record::decode(records, group, self.superblock.page_bytes).ok_or_else(|| malformed.clone())?;
             records = rest;
             match record {
                 Record::Recovered { seq_limit: Seq(a), stamp_limit: Stamp(b), .. } if a.max(b) >= NUMBER_MAX => {
@@ -282,6 +299,7 @@ impl Reader<'_> {
                     if !larger.extents().starts_with(layout.extents()) {
                         return Err(malformed);
                     }
+                    self.forget_log(&larger.extents()[layout.extents().len()..])?;
                     layout = larger;
                 }
                 Record::Anchor => {}
@@ -331,6 +349,7 @@ impl Reader<'_> {
     fn digest(&self, extent: Extent) -> Result<u64, FileError> {
         let page_bytes = self.disk.page_bytes;
         let mut digest = RunDigest::new();
+        self.disk.forget(self.disk.offset(extent.start), extent.pages * page_bytes as u64)?;
         let mut page = vec![0; page_bytes * extent.pages.min(64) as usize];
         let mut done = 0;
         while done < extent.pages {
@@ -350,10 +369,12 @@ impl Reader<'_> {
     fn look_for_later_groups(&self, scan: &Scan) -> Result<(), FileError> {
         let blocks = scan.layout.blocks();
         let mut blocks_to_prove = blocks;
+        let mut bytes = vec![0; (READ_BLOCKS.min(blocks) * BLOCK_BYTES) as usize];
         let mut from = 0;
         while from < blocks {
             let count = READ_BLOCKS.min(blocks - from);
-            let bytes = self.read_blocks(&scan.layout, from, count)?;
+            let bytes = &mut bytes[..(count * BLOCK_BYTES) as usize];
+            self.read_into(&scan.layout, from, bytes)?;
             for (i, block) in (from..).zip(bytes.chunks_exact(BLOCK_BYTES as usize)) {
                 let Some(len) = GroupHeader::blocks(block, &self.superblock.file_id) else { continue };
                 if len >= blocks || Seq(get_u64(&block[..GROUP_HEADER_BYTES], 64)) <= scan.last {

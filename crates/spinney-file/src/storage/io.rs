@@ -231,7 +231,7 @@ mod tests {
         fn lock(&self) -> io::Result<bool> {
             self.memory.lock()
         }
-        fn drop_cache(&self) -> io::Result<()> {
+        fn drop_cache(&self, _at: u64, _bytes: u64) -> io::Result<()> {
             Ok(())
         }
     }

@@ -187,7 +187,7 @@ impl Storage for MemStorage {
         Ok(taken)
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
+    fn drop_cache(&self, _at: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
     }
 }

@@ -208,8 +208,8 @@ impl Storage for OsFile {
         }
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
-        sys::drop_cache(&self.file)
+    fn drop_cache(&self, at: u64, bytes: u64) -> io::Result<()> {
+        sys::drop_cache(&self.file, at, bytes)
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(file.read_vectored_at(4, &mut into).unwrap(), 5);
         assert_eq!((&left, &right[..2]), (b"cde", &b"fg"[..]));
         assert_eq!(file.read_at(9, &mut left).unwrap(), 0);
-        file.drop_cache().unwrap();
+        file.drop_cache(0, 9).unwrap();
         assert_eq!(read_all(&OsFile::open(&path).unwrap()), b"\0\0abcdefg");
         file.set_len(4).unwrap();
         assert_eq!(read_all(&file), b"\0\0ab");

@@ -52,8 +52,8 @@ impl<F: Fn() + Send + Sync + 'static> Storage for SlowDisk<F> {
     fn lock(&self) -> io::Result<bool> {
         self.disk.lock()
     }
-    fn drop_cache(&self) -> io::Result<()> {
-        self.disk.drop_cache()
+    fn drop_cache(&self, at: u64, bytes: u64) -> io::Result<()> {
+        self.disk.drop_cache(at, bytes)
     }
 }
 

@@ -8,6 +8,7 @@ use rustix::{
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSlice, IoSliceMut},
+    num::NonZeroU64,
     os::unix::fs::{FileExt, OpenOptionsExt},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -83,8 +84,10 @@ pub(super) fn punch(file: &File, at: u64, bytes: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, flags, at, bytes)?)
 }
 
-pub(super) fn drop_cache(file: &File) -> io::Result<()> {
-    match rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
+pub(super) fn drop_cache(file: &File, at: u64, bytes: u64) -> io::Result<()> {
+    // No length would mean all the rest.
+    let Some(bytes) = NonZeroU64::new(bytes) else { return Ok(()) };
+    match rustix::fs::fadvise(file, at, Some(bytes), Advice::DontNeed) {
         // Advice that a file system does not know is advice it does not need: it has no cache of its own to drop.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),

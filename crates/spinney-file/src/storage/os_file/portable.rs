@@ -87,7 +87,7 @@ pub(super) fn punch(_file: &File, _at: u64, _bytes: u64) -> io::Result<()> {
     Err(ErrorKind::Unsupported.into())
 }
 
-pub(super) fn drop_cache(_file: &File) -> io::Result<()> {
+pub(super) fn drop_cache(_file: &File, _at: u64, _bytes: u64) -> io::Result<()> {
     Ok(())
 }
 

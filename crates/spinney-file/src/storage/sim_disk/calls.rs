@@ -119,12 +119,12 @@ impl Storage for SimDisk {
         Ok(taken)
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
+    fn drop_cache(&self, at: u64, bytes: u64) -> io::Result<()> {
         let (mut inner, fault) = self.enter(CallSet::DROP_CACHE, |counts| &mut counts.drop_cache)?;
         if let Some(error) = fault.and_then(FaultKind::error) {
             return Err(error);
         }
-        inner.step(Step::CacheDropped);
+        inner.step(Step::CacheDropped { at, bytes });
         Ok(())
     }
 }

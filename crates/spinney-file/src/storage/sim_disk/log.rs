@@ -30,7 +30,10 @@ pub(crate) enum Step {
         seed: u64,
     },
     /// Clean cached bytes were dropped.
-    CacheDropped,
+    CacheDropped {
+        at: u64,
+        bytes: u64,
+    },
 }
 
 impl Step {
@@ -42,7 +45,7 @@ impl Step {
             Self::SyncBegan => {}
             Self::Synced { before } => state.synced(*before),
             Self::SyncFailed { before, seed } => state.sync_failed(*before, *seed),
-            Self::CacheDropped => state.drop_cache(),
+            Self::CacheDropped { at, bytes } => state.drop_cache(*at, *bytes),
         }
     }
 }
@@ -72,7 +75,7 @@ impl fmt::Display for Step {
             Self::SyncBegan => f.write_str("sync begins"),
             Self::Synced { .. } => f.write_str("sync ends"),
             Self::SyncFailed { .. } => f.write_str("sync fails"),
-            Self::CacheDropped => f.write_str("drop_cache"),
+            Self::CacheDropped { at, bytes } => write!(f, "drop_cache {at}+{bytes}"),
         }
     }
 }

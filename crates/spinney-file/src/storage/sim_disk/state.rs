@@ -241,9 +241,30 @@ impl DiskState {
         map
     }
 
-    /// Clean cached bytes are read anew from the disk; dirty ones stay.
-    pub(crate) fn drop_cache(&mut self) {
-        self.live = self.with_all_pending();
+    /// Clean cached bytes of a range, and the length, are read anew from the disk; dirty ones stay.
+    pub(crate) fn drop_cache(&mut self, at: u64, bytes: u64) {
+        let on_disk = self.with_all_pending();
+        let length = self.live.len();
+        self.live.set_len(on_disk.len());
+        // What the length had hidden was not cached.
+        self.read_anew(&on_disk, length, on_disk.len());
+        self.read_anew(&on_disk, at, at.saturating_add(bytes).min(on_disk.len()));
+    }
+
+    fn read_anew(&mut self, on_disk: &BlockMap, from: u64, to: u64) {
+        let mut at = from;
+        while at < to {
+            let (index, within) = place(at);
+            let count = (to - at).min((BLOCK_BYTES - within) as u64);
+            if within == 0 && (count == BLOCK_BYTES as u64 || at + count == on_disk.len()) {
+                self.live.set(index, on_disk.get(index).cloned());
+            } else {
+                let mut part = vec![0; usize::try_from(count).expect("within a block")];
+                on_disk.read(at, &mut part);
+                self.live.write_part(index, within, &part);
+            }
+            at += count;
+        }
     }
 
     /// Of the pieces that the predicate names, a random part becomes durable and the rest is forgotten.

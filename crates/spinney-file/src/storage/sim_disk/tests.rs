@@ -80,8 +80,10 @@ fn a_failed_sync_forgets_and_the_next_one_proves_nothing() {
         assert_eq!(disk.contents(), vec![1; 8192], "reads go on to see it");
         let durable = disk.durable_contents();
         durable_pages.insert((durable[0], durable[4096]));
-        disk.drop_cache().unwrap();
-        assert_eq!(disk.contents(), durable, "unless they ask the disk");
+        disk.drop_cache(4096, 4096).unwrap();
+        assert_eq!(disk.contents(), [&[1; 4096], &durable[4096..]].concat(), "unless they ask the disk");
+        disk.drop_cache(0, 8192).unwrap();
+        assert_eq!(disk.contents(), durable);
     }
     assert_eq!(durable_pages.len(), 4, "any part may be durable");
 }
@@ -178,7 +180,7 @@ fn faults_strike_the_call_they_were_armed_for() {
         disk.punch(0, 9),
         disk.set_len(3),
         disk.lock().map(drop),
-        disk.drop_cache(),
+        disk.drop_cache(0, 100),
         fill(&disk, 0, 0, 0).map(drop),
     ];
     assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
@@ -422,7 +424,7 @@ proptest! {
                     disk.allocate(at as u64, bytes as u64).unwrap();
                     if at + bytes > account.live.len() { account.set_len(at + bytes) }
                 }
-                _ => disk.drop_cache().unwrap(),
+                _ => disk.drop_cache(at as u64, bytes as u64).unwrap(),
             }
             prop_assert!(disk.contents() == account.live, "reads see every write");
             prop_assert!(disk.fork().power_cut(PowerCut::KeepAll).contents() == account.live);

@@ -243,7 +243,7 @@ impl Storage for Disk {
         Ok(taken)
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
+    fn drop_cache(&self, _at: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
     }
 }

@@ -73,7 +73,7 @@ fn append(disk: &SimDisk, number: u8, flaw: Flaw) -> io::Result<()> {
 fn recover(disk: &SimDisk, flaw: Flaw) -> Result<u8, String> {
     if flaw != Flaw::ServesUnsynced {
         disk.sync_data().map_err(|error| error.to_string())?;
-        disk.drop_cache().map_err(|error| error.to_string())?;
+        disk.drop_cache(0, u64::MAX).map_err(|error| error.to_string())?;
     }
     let bytes = disk.contents();
     let Some(count) = bytes.first().copied() else { return Ok(0) };
