@@ -256,9 +256,8 @@ impl DiskState {
         while at < to {
             let (index, within) = place(at);
             let count = (to - at).min((BLOCK_BYTES - within) as u64);
-            if within == 0 && (count == BLOCK_BYTES as u64 || at + count == on_disk.len()) {
-                self.live.set(index, on_disk.get(index).cloned());
-            } else {
+            // A block that was allocated stays so, whatever the disk has in it.
+            if self.live.get(index).is_some() || on_disk.get(index).is_some() {
                 let mut part = vec![0; usize::try_from(count).expect("within a block")];
                 on_disk.read(at, &mut part);
                 self.live.write_part(index, within, &part);
