@@ -120,7 +120,7 @@ fn write_all(family: &Family, writer: u32, job: &Job<'_>) -> anyhow::Result<Vec<
 fn write(family: &Family, writer: u32, commit: u32, job: &Job<'_>) -> anyhow::Result<()> {
     let mut txn = family.begin()?;
     for record in job.records_of(commit) {
-        txn.insert(job.key(writer, record), job.value(writer, record))?;
+        txn.put(job.key(writer, record), job.value(writer, record))?;
     }
     txn.commit_with(job.case.workload.durability())?;
     Ok(())

@@ -28,7 +28,9 @@ pub(crate) const LOG: u64 = 8 << 20;
 pub(crate) const HELD_PER_WRITER: usize = 2;
 
 pub(crate) fn open(path: &Path, read_only: bool) -> spinney::Result<Database> {
-    options(false).memory_budget(BUDGET).log_size_max(LOG).read_only(read_only).open(path)
+    // A machine that was suspended for minutes is no writer that hangs.
+    let patient = options(false).begin_timeout(Duration::from_secs(600));
+    patient.memory_budget(BUDGET).log_size_max(LOG).read_only(read_only).open(path)
 }
 
 /// Works until it is killed, or standard input ends.
