@@ -55,11 +55,13 @@ pub(crate) fn attempt(db: &Database, plan: &Plan, writer: u8, counter: u64) -> s
             }
             Change::Drop(place) => txn.drop_family(&of(place))?,
             // Some without looking.
-            Change::Put(place, key, value) if key.len().is_multiple_of(2) => {
+            Change::Put(place, key, value) if key.last().is_some_and(|byte| byte % 2 == 0) => {
                 txn.family(&of(place))?.put(key, value.make())?
             }
             Change::Put(place, key, value) => drop(txn.family(&of(place))?.insert(key, value.make())?),
-            Change::Remove(place, key) if key.len().is_multiple_of(2) => txn.family(&of(place))?.delete(key)?,
+            Change::Remove(place, key) if key.last().is_some_and(|byte| byte % 2 == 0) => {
+                txn.family(&of(place))?.delete(key)?
+            }
             Change::Remove(place, key) => drop(txn.family(&of(place))?.remove(key)?),
             Change::RemoveRange(place, from, to) => {
                 txn.family(&of(place))?.remove_range(&from[..]..&to[..])?;
