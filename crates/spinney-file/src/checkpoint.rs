@@ -29,7 +29,7 @@ use std::{
 };
 
 /// How much larger the log becomes while checkpoints come because it is full: few steps, as each is a checkpoint too.
-const LOG_GROWTH: u64 = 4;
+const LOG_GROWTH: u64 = 8;
 
 /// A log that is mostly padding, because a single writer fills a block with each commit, does not grow beyond this.
 const LOG_BYTES_PADDED: u64 = 16 << 20;
@@ -295,7 +295,7 @@ impl Engine {
         self.disk.write_page(PagePtr { page: home, stamp: Stamp(number) }, NO_OWNER, page)
     }
 
-    /// The log's layout after this checkpoint, and the extent it gained: four times as large while checkpoints come because the log
+    /// The log's layout after this checkpoint, and the extent it gained: eight times as large while checkpoints come because the log
     /// is full, or as large as a waiting commit needs. Where there is no larger one to be had it stays as it is: a small log works,
     /// slower, and only a commit that needs more fails, with its own error.
     ///
