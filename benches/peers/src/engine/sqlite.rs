@@ -12,6 +12,9 @@ use std::{
 /// Its documentation: rows of a table `WITHOUT ROWID` should be smaller than a twentieth of a page.
 const WITHOUT_ROWID_BYTES: usize = 200;
 
+/// Its default.
+const READER_BYTES_MIN: u64 = 2 << 20;
+
 struct Sqlite {
     path: PathBuf,
     writer: Mutex<Connection>,
@@ -26,7 +29,7 @@ pub(super) fn open(folder: &Path, setup: &Setup) -> anyhow::Result<Box<dyn Store
     let is_durable = setup.durability == Durability::Durable;
     // A cache is a connection's: readers get most of the budget where there are any.
     let writer_sixteenths = if setup.readers == 0 { 16 } else { 4 };
-    let reader_bytes = setup.share(16 - writer_sixteenths) / u64::from(setup.readers.max(1));
+    let reader_bytes = (setup.share(16 - writer_sixteenths) / u64::from(setup.readers.max(1))).max(READER_BYTES_MIN);
     let writer = connect(&path, is_durable, setup.share(writer_sixteenths))?;
     let options = if setup.value_bytes <= WITHOUT_ROWID_BYTES { "WITHOUT ROWID" } else { "" };
     for family in 0..setup.families {
