@@ -313,5 +313,5 @@ pub(crate) trait Reader {
 
 /// What families are called.
 pub(crate) fn family_name(family: u32) -> String {
-    format!("family {family}")
+    format!("family_{family}")
 }

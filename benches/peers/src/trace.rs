@@ -31,7 +31,7 @@ pub(crate) fn syncs(log: &str) -> Option<u64> {
         } else if let Some((_, second)) = rest.strip_prefix("<... ").and_then(|rest| rest.split_once("resumed>")) {
             let Some(first) = unfinished.remove(thread) else { continue };
             whole = first + second;
-            &whole
+            whole.as_str()
         } else {
             rest
         };

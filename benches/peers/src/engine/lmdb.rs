@@ -89,12 +89,12 @@ impl Writer for Txn<'_> {
     }
 }
 
-struct View<'a, T> {
-    txn: &'a RoTxn<'a, T>,
+struct View<'a> {
+    txn: &'a RoTxn<'a>,
     family: Database<Bytes, Bytes>,
 }
 
-impl<T> Reader for View<'_, T> {
+impl Reader for View<'_> {
     fn get(&mut self, key: &[u8], show: &mut dyn FnMut(&[u8])) -> anyhow::Result<bool> {
         Ok(self.family.get(self.txn, key)?.map(show).is_some())
     }

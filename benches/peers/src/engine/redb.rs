@@ -112,7 +112,6 @@ struct View(ReadOnlyTable<&'static [u8], &'static [u8]>);
 
 impl Reader for View {
     fn get(&mut self, key: &[u8], show: &mut dyn FnMut(&[u8])) -> anyhow::Result<bool> {
-        use ::redb::ReadableTable;
         Ok(self.0.get(key)?.map(|value| show(value.value())).is_some())
     }
 

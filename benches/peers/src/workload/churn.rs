@@ -53,7 +53,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Measured> {
     let live = state.versions.iter().filter(|&&version| version > 0).count() as u64;
     measured.raw_bytes = live * (KEY_BYTES + VALUE_BYTES) as u64;
     bench.verify(&setup, |family| {
-        let entry = |(record, version): (u64, u32)| {
+        let entry = move |(record, version): (u64, u32)| {
             let number = number(family, record);
             (key(number).to_vec(), (version > 0).then(|| versioned(bench, number, version)))
         };
