@@ -21,7 +21,10 @@ pub(crate) fn version(engine: Engine) -> Option<String> {
     let version = locked(engine.package()?)?;
     match engine {
         #[cfg(feature = "lmdb")]
-        Engine::Lmdb => Some(format!("{} (heed {version})", heed::lmdb_version().string)),
+        Engine::Lmdb => {
+            let lmdb = heed::lmdb_version();
+            Some(format!("{}.{}.{} (heed {version})", lmdb.major, lmdb.minor, lmdb.patch))
+        }
         #[cfg(feature = "sqlite")]
         Engine::Sqlite => Some(rusqlite::version().to_owned()),
         // The package is called after what it binds: `0.19.0+11.8.1`.
