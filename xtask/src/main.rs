@@ -52,7 +52,7 @@ enum Command {
     Bitrot,
     /// Fuzzes files, logs, histories and the allocator with libFuzzer, or replays an input without it
     Fuzz(fuzz::Arguments),
-    /// Measures: `commits` is small ones and `families` writers of large ones, beside the bare disk; else a file in benches/benches
+    /// Measures: `commits` is small ones, `families` writers of large ones, `peers` other engines; else a file in benches/benches
     Bench(bench::Arguments),
     /// Shows what a database file holds, or one of its pages, for people; writes nothing
     Dump(dump::Arguments),

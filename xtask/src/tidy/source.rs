@@ -14,7 +14,7 @@ pub(super) fn has_no_unsafe(name: &str, text: &str) -> anyhow::Result<Vec<String
     let mut tokens = Vec::new();
     flatten(parse(name, text)?, &mut tokens);
     let lines = tokens.iter().filter(|token| token.text == "unsafe").map(|token| token.line);
-    Ok(lines.map(|line| format!("{name}:{line}: `unsafe` outside the crate that may use it")).collect())
+    Ok(lines.map(|line| format!("{name}:{line}: `unsafe` where it may not be")).collect())
 }
 
 /// The crate root forbids `unsafe` to the whole crate.
