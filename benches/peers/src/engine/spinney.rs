@@ -60,13 +60,11 @@ impl Store for Spinney {
 
 impl Writer for TableTxn<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> anyhow::Result<()> {
-        self.insert(key, value)?;
-        Ok(())
+        Ok(TableTxn::put(self, key, value)?)
     }
 
     fn remove(&mut self, key: &[u8]) -> anyhow::Result<()> {
-        TableTxn::remove(self, key)?;
-        Ok(())
+        Ok(self.delete(key)?)
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> anyhow::Result<()> {
