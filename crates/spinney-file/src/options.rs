@@ -227,6 +227,8 @@ pub enum Sabotage {
     SuperblockFirst,
     /// 14: no anchor follows a checkpoint.
     NoAnchor,
+    /// 15: opening reads every page, and not only what the log names.
+    OpeningWalksData,
     /// 15: any valid superblock will do when the newest is damaged.
     AnySuperblock,
     /// 16: run digests are not verified.

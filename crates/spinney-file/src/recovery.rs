@@ -36,6 +36,7 @@ use crate::{
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
 };
+pub use scan::LogTail;
 use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, Owner, ReplayError, Seq, Stamp};
 use std::{
@@ -193,6 +194,10 @@ fn build(
             bytes: len_pages * page_bytes,
         });
     }
+    if options.broken(Sabotage::OpeningWalksData) {
+        let mut page = vec![0; disk.page_bytes];
+        (2..superblock.used_end.min(len_pages)).try_for_each(|number| disk.read(number * page_bytes, &mut page))?;
+    }
     let map = Allocator::open(geometry, file_pages, superblock.map.clone()).map_err(|e| damaged(why(&e)))?;
     let max_pages = (options.max_file_bytes / page_bytes).min(geometry.max_file_pages());
     let promises = Arc::new(Promises::default());
@@ -251,6 +256,7 @@ fn build(
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
         appetites: Appetites::default(),
+        recovered: scan.tail,
         me: Weak::new(),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),

@@ -17,6 +17,18 @@ use std::collections::BTreeMap;
 /// Blocks read at a time when the whole log is looked through.
 const READ_BLOCKS: u64 = 256;
 
+/// What opening found in the log since the newest checkpoint: its cost follows from this, whatever the size of the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogTail {
+    /// Blocks of 4 KiB that were followed.
+    pub blocks: u64,
+    /// Commits in them, those that did not count included.
+    pub commits: u64,
+    /// Pages that images among them claim. Those that nothing proves synced are read and compared with their digests.
+    pub claimed_pages: u64,
+}
+
 /// A commit of the log.
 #[derive(Debug)]
 struct Commit {
@@ -63,6 +75,7 @@ pub(super) struct Scan {
     pub(super) seq_limit: Seq,
     pub(super) stamp_limit: Stamp,
     pub(super) decided: Option<Decided>,
+    pub(super) tail: LogTail,
 }
 
 impl Scan {
@@ -93,6 +106,7 @@ impl Scan {
             seq_limit: superblock.seq_limit,
             stamp_limit: superblock.stamp_limit,
             decided: None,
+            tail: LogTail::default(),
         };
         match reader.accept_groups(&mut scan) {
             // A record that makes no sense ends the log.
@@ -106,6 +120,8 @@ impl Scan {
                 why: "one superblock is damaged, and the other may be older than what was committed",
             });
         }
+        scan.tail.commits = reader.commits.len() as u64;
+        scan.tail.claimed_pages = reader.images().flat_map(|image| &image.claims).map(|claim| claim.extent.pages).sum();
         reader.verify_images(options, &mut scan)?;
         if !is_lenient && !options.broken(Sabotage::TrustsLogEnd) {
             if scan.last < reader.durable {
@@ -165,6 +181,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn images(&self) -> impl Iterator<Item = &ImagePart> {
+        self.commits.iter().flat_map(|commit| &commit.parts).filter_map(LogPart::image)
+    }
+
     fn read_blocks(&self, layout: &RingLayout, block: u64, blocks: u64) -> Result<Vec<u8>, FileError> {
         let mut bytes = vec![0; (blocks * BLOCK_BYTES) as usize];
         let mut from = 0;
@@ -221,6 +241,7 @@ impl Reader<'_> {
             self.ends.push(GroupEnd {
                 last: scan.last,
                 head: scan.head,
+            scan.tail.blocks = blocks_seen;
                 chain,
                 epoch: scan.epoch,
                 layout: scan.layout.clone(),
