@@ -169,6 +169,8 @@ pub enum Sabotage {
     SpillKeepsStamp,
     /// 3: a part that has entered the pages is logged as effects all the same, of which there are none.
     LogsGivenUpEffects,
+    /// 5: small commits are made although nobody knows whether there will be pages to merge them into.
+    PromisesNothing,
     /// 4: an image leaves its first page unwritten.
     ImageSkipsAPage,
     /// 4: an image says that it is synced, and is not.

@@ -200,7 +200,7 @@ fn build(
     }
     let map = Allocator::open(geometry, file_pages, superblock.map.clone()).map_err(|e| damaged(why(&e)))?;
     let max_pages = (options.max_file_bytes / page_bytes).min(geometry.max_file_pages());
-    let promises = Arc::new(Promises::default());
+    let promises = Arc::new(Promises::new(options.broken(Sabotage::PromisesNothing)));
     let space = Space::new(map, max_pages, Arc::clone(&promises));
     let owners = OwnerTable::new(disk.page_bytes, superblock.owners.clone());
 
