@@ -92,6 +92,9 @@ impl Default for FileOptions {
 /// How the layer above keeps what small commits did until it is in pages. The file layer passes it around and looks at none of it.
 #[derive(Clone, Copy, Debug)]
 pub struct SmallCommits {
+    /// Whether effects that the log of a file with pages of so many bytes has are ones that a commit may have: asked before they are
+    /// added when the file is opened. An error says what is wrong with them.
+    pub check: fn(effects: &[u8], page_bytes: usize) -> Result<(), &'static str>,
     /// What is above an owner's root after a commit with these effects and this stamp, which is higher than those before. Called
     /// again with other `before` if that changed meanwhile; only the last call counts. An error says that the effects, which come
     /// from the log then, are none.

@@ -101,6 +101,7 @@ fn repeat(engine: &Engine, scan: &Scan) -> Result<(), FileError> {
         engine.owners.at_opening(&engine.disk, leaf_of(owner))?;
         let mut above = None;
         for effects in &commits {
+            (small.check)(effects, engine.disk.page_bytes).map_err(|why| FileError::Damaged { at: 0, why })?;
             let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, (*effects).clone());
             above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
         }

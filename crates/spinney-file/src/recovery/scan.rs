@@ -226,6 +226,12 @@ impl Reader<'_> {
             }
             let Some((blocks, bytes)) = next else { return Ok(()) };
             let Some((header, chain, records)) = self.following_group(scan, &bytes) else { return Ok(()) };
+            if !GroupHeader::is_reserved_zero(&bytes) {
+                return Err(FileError::Damaged {
+                    at: 0,
+                    why: "a group of the log has reserved bytes that are not zero",
+                });
+            }
             let follows = header.first.0 == scan.last.0 + 1 || self.options.broken(Sabotage::AcceptsOldGroups);
             let Some((decoded, layout)) = self.decode(&header, records, follows, scan)? else { return Ok(()) };
             self.durable = self.durable.max(header.durable);
@@ -238,10 +244,10 @@ impl Reader<'_> {
             scan.epoch = header.epoch;
             scan.decided = self.decision.take().map(|up_to| Decided { up_to, free_block, previous });
             blocks_seen += blocks;
+            scan.tail.blocks = blocks_seen;
             self.ends.push(GroupEnd {
                 last: scan.last,
                 head: scan.head,
-            scan.tail.blocks = blocks_seen;
                 chain,
                 epoch: scan.epoch,
                 layout: scan.layout.clone(),
