@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let passed_on = arguments.arguments.iter().map(String::as_str);
     if arguments.name == PEERS {
-        return peers(passed_on);
+        return peers(&passed_on.collect::<Vec<_>>());
     }
     if !PROGRAMS.contains(&arguments.name.as_str()) {
         let fixed = ["bench", "--locked", "-p", BENCHES, "--bench", &arguments.name, "--"];
@@ -40,14 +40,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Builds every engine, which takes a C++ compiler and libclang, and many minutes the first time.
-fn peers<'a>(passed_on: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+fn peers(passed_on: &[&str]) -> anyhow::Result<()> {
     let root = workspace::root();
     let (manifest, docs) = (root.join("benches/peers/Cargo.toml"), root.join("docs"));
     let out = workspace::target_dir()?;
     let target = out.join(PEERS);
     let fixed = ["run", "--locked", "--release", "--manifest-path", text(&manifest)?, "--target-dir", text(&target)?];
     let own = ["--", "--out", text(&out)?, "--docs", text(&docs)?];
-    Step::cargo(&fixed.into_iter().chain(own).chain(passed_on).collect::<Vec<_>>()).run()
+    Step::cargo(&[&fixed[..], &own, passed_on].concat()).run()
 }
 
 fn text(path: &Path) -> anyhow::Result<&str> {

@@ -8,6 +8,7 @@
 mod bench; // how fast is it
 mod bitrot; // is bad media noticed
 mod check; // is the code in order
+mod coverage; // what no test runs
 mod crash; // is nothing acknowledged ever lost
 mod dump; // what is in a file
 mod fuzz; // does anything bring it down
@@ -48,6 +49,8 @@ enum Command {
     Disks(torture::Arguments),
     /// A mixed workload in a process that is killed again and again, for `--minutes M --seed S`; nothing may be lost, nothing may grow
     Soak(torture::Arguments),
+    /// Runs all tests instrumented, and fails when they reach too few lines of the four crates: `--html`, `--report`
+    Coverage(coverage::Arguments),
     /// Changes every byte of small databases in three ways, at three page sizes; `test` looks at 50 000 of them
     Bitrot,
     /// Fuzzes files, logs, histories and the allocator with libFuzzer, or replays an input without it
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Syscalls(arguments) => torture::run("syscalls", &arguments),
         Command::Disks(arguments) => torture::run("disks", &arguments),
         Command::Soak(arguments) => torture::run("soak", &arguments),
+        Command::Coverage(arguments) => coverage::run(&arguments),
         Command::Bitrot => bitrot::run(),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -1,7 +1,7 @@
 //! What a small transaction did to a family, for the log: the final value of each key, never pages.
 #![expect(clippy::cast_possible_truncation, reason = "the low byte of a number is taken on purpose")]
 
-use crate::root::TableId;
+use crate::{limits::Limits, root::TableId};
 
 /// The effects of one commit, as the log keeps them, by table and key in ascending order. No effect at all: no byte at all. Lengths and
 /// table ids are LEB128: seven bits per byte, the lowest first, bit 7 set in all but the last, never longer than needed.
@@ -175,6 +175,27 @@ impl<'a> Iterator for Effects<'a> {
         }
         Some(effect)
     }
+}
+
+/// Looks through the effects of a commit that a log has, in a file with such pages: each must be one that a transaction tells, and
+/// their order the one it tells them in, with which no key comes twice.
+///
+/// # Errors
+/// What does not fit, in words.
+pub(crate) fn check(commit: &[u8], page_bytes: usize) -> Result<(), &'static str> {
+    let key_bytes_max = Limits::new(page_bytes).key_bytes_max;
+    let mut last = None;
+    for effect in Effects::decode(commit)? {
+        let Effect { table, key, .. } = effect?;
+        if key.len() > key_bytes_max {
+            return Err("an effect has a key that is too long");
+        }
+        if last.is_some_and(|last| last >= (table, key)) {
+            return Err("the effects of a commit are not in order");
+        }
+        last = Some((table, key));
+    }
+    Ok(())
 }
 
 /// What becomes of one key of a table.

@@ -7,7 +7,7 @@
 //! tells versions apart is the stamp up to which values count.
 
 use crate::{
-    effects::{Effect, Effects, Point},
+    effects::{Effect, Effects, Point, check},
     error::{TreeError, to_file_error},
     family::FamilyTxn,
     memtable::{KeyBounds, KeyMap, Known, Lent, Put},
@@ -24,7 +24,7 @@ use std::{
 
 /// For [`FileOptions::small_commits`](spinney_file::FileOptions::small_commits): small transactions are kept in memory, and merged into
 /// pages later, a leaf once for all of its keys.
-pub const SMALL_COMMITS: SmallCommits = SmallCommits { add, freeze, merge, merged };
+pub const SMALL_COMMITS: SmallCommits = SmallCommits { check, add, freeze, merge, merged };
 
 /// Keys of all tables of a family: a list that only grows, so that readers need no lock.
 #[derive(Debug, Default)]

@@ -70,9 +70,9 @@ pub use crate::{
 // What the next layer needs of this one's foundation.
 pub use spinney_file::{
     Above, AllocStats, Audit, CacheStats, Create, Descriptor, Durability, Extent, FileError, FileOptions, FileStats,
-    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, MemStorage, OsFile, Owner, PageHeader, PageNo, PagePtr,
-    PageSet, PagedFile, Pages, Part, Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Told, Tuning,
-    Wait, Wreck, WriteTxn,
+    FlushStats, HistogramSnapshot, IoOp, IoStats, LogStats, LogTail, MemStorage, OsFile, Owner, PageHeader, PageNo,
+    PagePtr, PageSet, PagedFile, Pages, Part, Pin, Seq, SmallCommits, Snapshot, SnapshotInfo, Stamp, Storage, Told,
+    Tuning, Wait, Wreck, WriteTxn,
 };
 #[cfg(feature = "testing")]
 pub use spinney_file::{

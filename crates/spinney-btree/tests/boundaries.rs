@@ -261,3 +261,25 @@ fn a_range_delete_leaves_the_pages_between_alone() {
     }
     assert!(rounds > 10 && bed.verify().graveyard_pages == 0);
 }
+
+/// What cannot be done with a table that is there or is not, and with a root that is none.
+#[test]
+fn tables_and_roots_that_do_not_fit_are_told_apart() {
+    let id = TableId(9);
+    let mut bed = Bed::new(4096, 16 << 20);
+    assert!(
+        matches!(bed.with(|mut family| family.table(id).map(drop)), Err(TreeError::NoTable(missing)) if missing == id)
+    );
+    bed.with(|mut family| family.create_table(id)).unwrap();
+    let again = bed.with(|mut family| family.create_table(id));
+    assert!(matches!(again, Err(TreeError::TableExists(there)) if there == id), "{again:?}");
+    let directory = bed.with(|mut family| family.create_table(TableId::DIRECTORY));
+    assert!(matches!(directory, Err(TreeError::NoTable(TableId::DIRECTORY))), "{directory:?}");
+    let root = spinney_btree::FamilyRoot::decode(OWNER, &[0xFF; 64]);
+    assert!(matches!(root, Err(TreeError::BadRoot { owner: OWNER, .. })), "{root:?}");
+    bed.txn = None;
+    bed.file.clone().close().unwrap();
+    let closed = spinney_btree::FileError::Closed;
+    let begun = bed.file.begin(&[OWNER], spinney_btree::Wait::Never).map_err(TreeError::from);
+    assert!(matches!(begun, Err(TreeError::File(error)) if error.to_string() == closed.to_string()));
+}

@@ -232,6 +232,28 @@ fn every_flipped_bit_is_an_error_or_harmless() {
     assert!(refused > 500 && harmless > 500, "{refused} {harmless}");
 }
 
+/// Asked of what a log has, before any of it is in memory.
+#[test]
+fn a_log_tells_effects_in_order_each_key_once_and_none_too_long() {
+    let check = |effects: &[u8]| (SMALL_COMMITS.check)(effects, 4096);
+    let (a, b) = (&b"\x01\x01\x00a"[..], &b"\x02\x01b"[..]);
+    let (a_in_9, b_in_9) = (&b"\x09\x09\x01\x00a"[..], &b"\x0A\x09\x01b"[..]);
+    let longest =
+        |bytes: usize| [&b"\x02"[..], &[0x80 | bytes as u8 & 0x7F, (bytes >> 7) as u8], &vec![b'k'; bytes]].concat();
+    for sound in [&[][..], &[a], &[a, b], &[b, a_in_9], &[a, b, a_in_9, b_in_9], &[&longest(1024)]] {
+        let version: &[u8] = if sound.is_empty() { b"" } else { b"\x01" };
+        assert_eq!(check(&[version, &sound.concat()].concat()), Ok(()), "{sound:x?}");
+    }
+    for unsorted in [&[b, a][..], &[a, a], &[a_in_9, b], &[a, a_in_9, a_in_9], &[a_in_9, a], &[b, a_in_9, a]] {
+        let why = check(&[&b"\x01"[..], &unsorted.concat()].concat());
+        assert_eq!(why, Err("the effects of a commit are not in order"), "{unsorted:x?}");
+    }
+    assert_eq!(check(&[&b"\x01"[..], &longest(1025)].concat()), Err("an effect has a key that is too long"));
+    assert_eq!((SMALL_COMMITS.check)(&[&b"\x01"[..], &longest(1025)].concat(), 8192), Ok(()));
+    assert_eq!(check(b"\x01\x00"), Err("an effect of unknown kind"));
+    assert_eq!(check(&everything()), Ok(()));
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let file = filled().file;

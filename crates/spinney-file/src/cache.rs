@@ -302,4 +302,6 @@ impl fmt::Debug for PageCache {
 }
 
 #[cfg(test)]
+mod slot_tests; // not in `slot`, which the model compiles
+#[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::{
     pipeline::{Goal, Pipeline},
     process,
     readers::{REGISTERING, Readers},
+    recovery::LogTail,
     slots::WriterSlots,
     space::Space,
     version::{OwnerRoot, Version, leaf_of},
@@ -57,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) next_stamp: AtomicU64,
     pub(crate) stamp_limit: AtomicU64,
     pub(crate) appetites: Appetites,
+    /// What the log had when the file was opened.
+    pub(crate) recovered: LogTail,
     /// Itself: a merge makes a part, which keeps the engine.
     pub(crate) me: Weak<Self>,
     #[cfg(any(test, feature = "testing"))]

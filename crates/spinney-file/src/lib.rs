@@ -92,6 +92,7 @@ pub use crate::{
     part::Part,
     pipeline::LogStats,
     readers::SnapshotInfo,
+    recovery::LogTail,
     slots::Wait,
     snapshot::Snapshot,
     stats::FileStats,

@@ -92,6 +92,9 @@ impl Default for FileOptions {
 /// How the layer above keeps what small commits did until it is in pages. The file layer passes it around and looks at none of it.
 #[derive(Clone, Copy, Debug)]
 pub struct SmallCommits {
+    /// Whether effects that the log of a file with pages of so many bytes has are ones that a commit may have: asked before they are
+    /// added when the file is opened. An error says what is wrong with them.
+    pub check: fn(effects: &[u8], page_bytes: usize) -> Result<(), &'static str>,
     /// What is above an owner's root after a commit with these effects and this stamp, which is higher than those before. Called
     /// again with other `before` if that changed meanwhile; only the last call counts. An error says that the effects, which come
     /// from the log then, are none.
@@ -181,6 +184,8 @@ pub enum Sabotage {
     SpillKeepsStamp,
     /// 3: a part that has entered the pages is logged as effects all the same, of which there are none.
     LogsGivenUpEffects,
+    /// 5: small commits are made although nobody knows whether there will be pages to merge them into.
+    PromisesNothing,
     /// 4: an image leaves its first page unwritten.
     ImageSkipsAPage,
     /// 4: an image says that it is synced, and is not.
@@ -239,6 +244,8 @@ pub enum Sabotage {
     SuperblockFirst,
     /// 14: no anchor follows a checkpoint.
     NoAnchor,
+    /// 15: opening reads every page, and not only what the log names.
+    OpeningWalksData,
     /// 15: any valid superblock will do when the newest is damaged.
     AnySuperblock,
     /// 16: run digests are not verified.

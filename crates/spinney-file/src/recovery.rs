@@ -36,6 +36,7 @@ use crate::{
     superblock::{SLOT_AT, SLOT_BYTES, Slot, Superblock},
     version::{OwnerRoot, Version, leaf_of},
 };
+pub use scan::LogTail;
 use scan::Scan;
 use spinney_alloc::{Allocator, Delta, Geometry, Owner, ReplayError, Seq, Stamp};
 use std::{
@@ -103,6 +104,7 @@ fn repeat(engine: &Engine, scan: Scan) -> Result<(), FileError> {
         let bytes = commits.iter().map(|effects| effects.len()).sum();
         let count = commits.len();
         for effects in commits {
+            (small.check)(&effects, engine.disk.page_bytes).map_err(|why| FileError::Damaged { at: 0, why })?;
             let next = (small.add)(above.as_ref(), engine.draw_kept_stamp()?, Told::Shared(effects));
             above = Some(next.map_err(|why| FileError::Damaged { at: 0, why })?);
         }
@@ -198,9 +200,13 @@ fn build(
             bytes: len_pages * page_bytes,
         });
     }
+    if options.broken(Sabotage::OpeningWalksData) {
+        let mut page = vec![0; disk.page_bytes];
+        (2..superblock.used_end.min(len_pages)).try_for_each(|number| disk.read(number * page_bytes, &mut page))?;
+    }
     let map = Allocator::open(geometry, file_pages, superblock.map.clone()).map_err(|e| damaged(why(&e)))?;
     let max_pages = (options.max_file_bytes / page_bytes).min(geometry.max_file_pages());
-    let promises = Arc::new(Promises::default());
+    let promises = Arc::new(Promises::new(options.broken(Sabotage::PromisesNothing)));
     let space = Space::new(map, max_pages, Arc::clone(&promises));
     let owners = OwnerTable::new(disk.page_bytes, superblock.owners.clone());
 
@@ -256,6 +262,7 @@ fn build(
         next_stamp: AtomicU64::new(next_stamp.0),
         stamp_limit: AtomicU64::new(stamp_limit.0),
         appetites: Appetites::default(),
+        recovered: scan.tail,
         me: Weak::new(),
         #[cfg(any(test, feature = "testing"))]
         shadow: crate::shadow::Shadow::default(),

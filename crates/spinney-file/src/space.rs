@@ -7,8 +7,8 @@ use crate::{
     owners::NO_OWNER,
     page::PagePtr,
     promises::Promises,
+    sync::Mutex,
 };
-use parking_lot::Mutex;
 use spinney_alloc::{Allocator, Extent, Home, MapError, Need, Stamp};
 use std::sync::{
     Arc,

@@ -8,6 +8,7 @@ use crate::{
     engine::Engine,
     pipeline::LogStats,
     readers::SnapshotInfo,
+    recovery::LogTail,
 };
 use spinney_alloc::{AllocStats, Seq};
 use std::sync::atomic::Ordering::Relaxed;
@@ -40,6 +41,8 @@ pub struct FileStats {
     pub snapshots: Vec<SnapshotInfo>,
     /// The log.
     pub log: LogStats,
+    /// What opening found in the log.
+    pub recovered: LogTail,
     /// The page cache.
     pub cache: CacheStats,
     /// The memory budget, in bytes.
@@ -95,6 +98,7 @@ impl Engine {
             pinned_by,
             snapshots: self.readers.infos(),
             log: self.pipeline.stats(),
+            recovered: self.recovered,
             cache: self.cache.stats(),
             budget_bytes: self.budget.limit(),
             budget_used_bytes: self.budget.total(),

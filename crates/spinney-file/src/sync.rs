@@ -1,9 +1,11 @@
-//! What `waiting` and `readers` are made of: locks, atomics, and a way for a thread to sleep.
+//! What `waiting`, `readers`, `space`, and of the cache `slot` and `flight` are made of: locks, atomics, memory that goes when nobody
+//! looks, and a way for a thread to sleep.
 //!
 //! The model tests compile them with loom's versions of the same names, so this list is all they may use.
 
 pub(crate) use arc_swap::ArcSwapOption;
-pub(crate) use parking_lot::Mutex;
+pub(crate) use crossbeam_epoch as epoch;
+pub(crate) use parking_lot::{Condvar, Mutex};
 pub(crate) use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     thread_local,

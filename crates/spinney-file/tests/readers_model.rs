@@ -6,20 +6,17 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "test code, which uses a part of the module")]
 
 use loom::{
-    model::Builder,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
+use models::{assert_noticed, check, is_made, preemptions};
 use readers::{REGISTERING, Readers};
 use spinney_alloc::{Owner, Seq, Stamp};
-use std::{
-    env,
-    process::{Command, Stdio},
-    sync::{Arc, LazyLock, atomic::AtomicUsize},
-};
+use std::sync::Arc;
 use sync::ArcSwapOption;
 use version::Version;
 
+mod models;
 #[path = "../src/readers.rs"]
 mod readers;
 
@@ -112,13 +109,6 @@ enum Mistake {
     ForgetsEnded,
 }
 
-const MISTAKE_VARIABLE: &str = "SPINNEY_READERS_MISTAKE";
-static MISTAKE: LazyLock<Option<String>> = LazyLock::new(|| env::var(MISTAKE_VARIABLE).ok());
-
-fn is_made(mistake: Mistake) -> bool {
-    MISTAKE.as_ref().is_some_and(|made| *made == format!("{mistake:?}"))
-}
-
 const OWNER: Owner = Owner(1);
 
 /// A page that lives in [1, 2), and the two versions with and without it.
@@ -194,20 +184,6 @@ fn reuse(snapshots: usize) {
     }
 }
 
-/// Runs through all interleavings with at most so many preemptions (`None`: all there are).
-fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.max_branches = 10_000;
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&count);
-    builder.check(move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        model();
-    });
-    println!("{} interleavings", count.load(std::sync::atomic::Ordering::Relaxed));
-}
-
 #[test]
 fn one_snapshot_and_a_reuse() {
     check(None, || reuse(1));
@@ -215,20 +191,12 @@ fn one_snapshot_and_a_reuse() {
 
 #[test]
 fn two_snapshots_and_a_reuse() {
-    let preemptions = env::var("SPINNEY_MODEL_PREEMPTIONS").map_or(5, |count| count.parse().unwrap());
-    check(Some(preemptions), || reuse(2));
+    check(preemptions(5), || reuse(2));
 }
 
 #[test]
 fn the_model_finds_every_mistake() {
     for mistake in [Mistake::NoFence, Mistake::RegistersLate, Mistake::ForgetsRegistering, Mistake::ForgetsEnded] {
-        let status = Command::new(env::current_exe().unwrap())
-            .args(["one_snapshot_and_a_reuse", "--exact"])
-            .env(MISTAKE_VARIABLE, format!("{mistake:?}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(!status.success(), "the model does not notice {mistake:?}");
+        assert_noticed(mistake, "one_snapshot_and_a_reuse");
     }
 }

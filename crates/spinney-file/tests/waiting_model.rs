@@ -6,23 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use loom::{
-    model::Builder,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
-use std::{
-    env,
-    process::{Command, Stdio},
-    sync::{Arc, LazyLock},
-};
+use models::{assert_noticed, check, preemptions};
+use std::sync::Arc;
 use waiting::{Failed, Mistake, Progress, Waiting};
 
+mod models;
 #[path = "../src/waiting.rs"]
 mod waiting;
 
 /// The names of `src/sync.rs`, by loom.
 mod sync {
-    use super::{MISTAKE, waiting::Mistake};
+    use super::{models::is_made, waiting::Mistake};
     use loom::sync::Notify;
     pub(crate) use loom::{
         sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence},
@@ -69,13 +66,9 @@ mod sync {
     pub(crate) fn give_way() {}
 
     pub(crate) fn broken(mistake: Mistake) -> bool {
-        MISTAKE.as_ref().is_some_and(|made| *made == format!("{mistake:?}"))
+        is_made(mistake)
     }
 }
-
-/// Names the mistake that this process makes.
-const MISTAKE_VARIABLE: &str = "SPINNEY_WAITING_MISTAKE";
-static MISTAKE: LazyLock<Option<String>> = LazyLock::new(|| env::var(MISTAKE_VARIABLE).ok());
 
 #[derive(Clone, Copy, Debug)]
 enum Goal {
@@ -244,30 +237,8 @@ fn shown_after_a_turn() {
     others.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), Ok(())));
 }
 
-/// How often a thread of three may be interrupted where it need not wait: 1 unless the environment says more. Seconds, minutes, hours.
-fn preemptions() -> Option<usize> {
-    Some(env::var("SPINNEY_MODEL_PREEMPTIONS").map_or(1, |count| count.parse().unwrap()))
-}
-
-/// Runs through all interleavings with at most that many preemptions (`None`: all there are).
-fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.max_branches = 10_000;
-    builder.check(model);
-}
-
-/// Runs one of the tests below in a process that makes `mistake`: a model that deadlocks takes its process with it.
-fn finds(mistake: Mistake, test: &str) {
-    let status = Command::new(env::current_exe().unwrap())
-        .args([test, "--exact"])
-        .env(MISTAKE_VARIABLE, format!("{mistake:?}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(!status.success(), "{test} does not notice {mistake:?}");
-}
+/// How often a thread of three may be interrupted where it need not wait. With 1 it takes seconds, with 2 minutes, with 3 hours.
+const PREEMPTIONS: usize = 1;
 
 #[test]
 fn two_append_and_wait() {
@@ -276,7 +247,7 @@ fn two_append_and_wait() {
 
 #[test]
 fn three_append_and_wait() {
-    check(preemptions(), || appenders(3, 0));
+    check(preemptions(PREEMPTIONS), || appenders(3, 0));
 }
 
 #[test]
@@ -287,8 +258,8 @@ fn a_leader_that_fails_tells_two() {
 
 #[test]
 fn a_leader_that_fails_tells_three() {
-    check(preemptions(), || appenders(3, 1));
-    check(preemptions(), || appenders(3, 2));
+    check(preemptions(PREEMPTIONS), || appenders(3, 1));
+    check(preemptions(PREEMPTIONS), || appenders(3, 2));
 }
 
 #[test]
@@ -303,17 +274,17 @@ fn failure_without_a_leader_wakes() {
 
 #[test]
 fn a_lead_that_is_not_needed_is_passed_on() {
-    check(preemptions(), shown_after_a_turn);
+    check(preemptions(PREEMPTIONS), shown_after_a_turn);
 }
 
 #[test]
 fn the_model_finds_every_mistake() {
-    finds(Mistake::NobodyNext, "three_append_and_wait");
-    finds(Mistake::WakesBeforeItEnds, "two_append_and_wait");
-    finds(Mistake::SleepsUnseeing, "two_append_and_wait");
-    finds(Mistake::SleepsUnseeing, "progress_without_a_leader_wakes");
-    finds(Mistake::NoFence, "progress_without_a_leader_wakes");
-    finds(Mistake::KeepsTheLead, "a_lead_that_is_not_needed_is_passed_on");
-    finds(Mistake::LeadsAfterFailure, "a_leader_that_fails_tells_two");
-    finds(Mistake::FailsInSilence, "failure_without_a_leader_wakes");
+    assert_noticed(Mistake::NobodyNext, "three_append_and_wait");
+    assert_noticed(Mistake::WakesBeforeItEnds, "two_append_and_wait");
+    assert_noticed(Mistake::SleepsUnseeing, "two_append_and_wait");
+    assert_noticed(Mistake::SleepsUnseeing, "progress_without_a_leader_wakes");
+    assert_noticed(Mistake::NoFence, "progress_without_a_leader_wakes");
+    assert_noticed(Mistake::KeepsTheLead, "a_lead_that_is_not_needed_is_passed_on");
+    assert_noticed(Mistake::LeadsAfterFailure, "a_leader_that_fails_tells_two");
+    assert_noticed(Mistake::FailsInSilence, "failure_without_a_leader_wakes");
 }

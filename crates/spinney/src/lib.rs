@@ -57,8 +57,8 @@ pub use crate::{
     value::Value,
 };
 pub use spinney_btree::{
-    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, LostKeys, PageNo,
-    Seq, SnapshotInfo, Tuning,
+    AllocStats, CacheStats, Durability, FileStats, FlushStats, HistogramSnapshot, IoStats, LogStats, LogTail, LostKeys,
+    PageNo, Seq, SnapshotInfo, Tuning,
 };
 #[cfg(feature = "testing")]
 pub use spinney_btree::{

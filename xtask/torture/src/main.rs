@@ -23,7 +23,11 @@ mod work; // a writer that tells what it did
 
 use clap::{Parser, Subcommand};
 use plan::Plan;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tempfile::TempDir;
 use work::{End, GAVE_UP, Home, Worker};
 
 #[derive(Parser)]
@@ -57,6 +61,15 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
+}
+
+/// The folder that somebody chose, or one that goes with what stands beside it.
+fn home(chosen: Option<&Path>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    if let Some(folder) = chosen {
+        return Ok((folder.to_owned(), None));
+    }
+    let temporary = tempfile::tempdir()?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
 fn run(command: &Command) -> anyhow::Result<ExitCode> {

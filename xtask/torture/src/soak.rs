@@ -6,7 +6,7 @@
 //! ```
 
 use crate::{
-    faults,
+    faults, home,
     model::{Model, counter_of},
     plan::{Plan, Random},
     soak_child::{self, BUDGET, HELD_PER_WRITER, LOG, WRITERS},
@@ -96,14 +96,7 @@ struct Soak {
 /// # Errors
 /// Anything lost, invented, unsound; or a file or a memory that grew.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let temporary;
-    let home = match &arguments.dir {
-        Some(dir) => dir.clone(),
-        None => {
-            temporary = tempfile::tempdir()?;
-            temporary.path().to_owned()
-        }
-    };
+    let (home, _temporary) = home(arguments.dir.as_deref())?;
     let path = home.join("soak.spinney");
     ensure!(!path.exists(), "{} exists already", path.display());
     let plan = Plan::long(arguments.seed);

@@ -6,6 +6,7 @@
 //! ([`crate::short`]), which has the kernel do less than it was asked for.
 
 use crate::{
+    home,
     plan::Plan,
     short,
     totals::Totals,
@@ -115,14 +116,7 @@ struct Case {
 /// # Errors
 /// When a file did not pass.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let temporary;
-    let home = match &arguments.dir {
-        Some(dir) => dir.clone(),
-        None => {
-            temporary = tempfile::tempdir()?;
-            temporary.path().to_owned()
-        }
-    };
+    let (home, _temporary) = home(arguments.dir.as_deref())?;
     let sweep = Sweep { arguments, home, totals: Totals::default() };
     let strace = strace_works();
     for seed in arguments.seed..arguments.seed + arguments.workloads {

@@ -2,9 +2,11 @@
 //!
 //! Only misses come here. The map of flights is locked to look a page up, never during a load.
 
-use crate::{FileError, PagePtr};
+use crate::{
+    FileError, PagePtr,
+    sync::{Condvar, Mutex},
+};
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use std::{collections::hash_map::Entry, sync::Arc};
 

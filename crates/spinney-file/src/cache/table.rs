@@ -16,7 +16,10 @@ use crate::{
     PageNo,
     budget::{Budget, Charge},
 };
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::{
+    array,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 /// Frames per leaf, log2. Small, so that pages scattered over a large file do not each bring a page-sized node.
 const LEAF_BITS: u32 = 6;
@@ -60,7 +63,7 @@ impl Node for Leaf {
     const BITS: u32 = LEAF_BITS;
 
     fn empty() -> Self {
-        Self { used: AtomicU32::new(0), slots: [const { Slot::empty() }; 1 << LEAF_BITS] }
+        Self { used: AtomicU32::new(0), slots: array::from_fn(|_| Slot::empty()) }
     }
 
     fn used(&self) -> u32 {
@@ -90,7 +93,7 @@ impl<C: Node> Node for Inner<C> {
     const BITS: u32 = C::BITS + INNER_BITS;
 
     fn empty() -> Self {
-        Self { used: AtomicU32::new(0), slots: [const { Slot::empty() }; 1 << INNER_BITS] }
+        Self { used: AtomicU32::new(0), slots: array::from_fn(|_| Slot::empty()) }
     }
 
     fn used(&self) -> u32 {

@@ -28,7 +28,7 @@ pub(crate) type LogId = [u8; 16];
 /// | 56 |    8 | last        | seq of the last record: the records between have the seqs between        |
 /// | 64 |    8 | durable     | every commit up to here was on stable storage when this was written      |
 /// | 72 |    4 | records     | how many                                                                 |
-/// | 76 |    4 | reserved    | zero                                                                     |
+/// | 76 |    4 | reserved    | zero when written, checked when the group counts                         |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
     pub(crate) file_id: LogId,
@@ -64,6 +64,11 @@ impl GroupHeader {
             return None;
         }
         Some((GROUP_HEADER_BYTES as u64 + u64::from(get_u32(block, 12))).div_ceil(BLOCK_BYTES))
+    }
+
+    /// Whether the reserved bytes of a group are as they are written. Others with a valid checksum are damage, and no end of the log.
+    pub(crate) fn is_reserved_zero(group: &[u8]) -> bool {
+        get_u32(group, 76) == 0
     }
 
     /// Header, checksum and records of a whole group, when it is valid by itself.

@@ -5,7 +5,7 @@ use crate::{
     file::PagedFile,
     log::{LogPart, RingLayout, RunClaim},
     options::{Durability, Tuning},
-    page::{PageHeader, PagePtr},
+    page::{PageHeader, PagePtr, checksum},
     slots::Wait,
     storage::SimDisk,
     superblock::{get_u64, put_u32, put_u64},
@@ -209,6 +209,25 @@ fn a_release_of_the_log_does_not_give_it_away() {
     let free = file.stats().pages.free;
     file.checkpoint().unwrap();
     assert!(file.stats().pages.free < free + log.pages, "{:?}", file.stats().pages);
+}
+
+#[test]
+fn reserved_bytes_of_a_group_are_damage_and_no_end_of_the_log() {
+    for reserved in [0, 1, 1 << 31] {
+        let mut forger = Forger::new(16);
+        let at = forger.layout.pieces(forger.head, 1)[0].0 as usize;
+        let record = Record::Anchor.encode();
+        let end = at + GROUP_HEADER_BYTES + record.len();
+        forger.append(&[record], |_| ());
+        put_u32(&mut forger.bytes, at + 76, reserved);
+        let sum = checksum(&forger.bytes[at + 8..end]);
+        put_u64(&mut forger.bytes, at, sum);
+        let opened = forger.open().1;
+        match reserved {
+            0 => drop(opened.unwrap()),
+            _ => assert!(matches!(opened, Err(FileError::Damaged { .. })), "{reserved:#x} {opened:?}"),
+        }
+    }
 }
 
 fn number() -> impl Strategy<Value = u64> {

@@ -17,6 +17,18 @@ use std::collections::BTreeMap;
 /// Blocks read at a time when the whole log is looked through.
 const READ_BLOCKS: u64 = 256;
 
+/// What opening found in the log since the newest checkpoint: its cost follows from this, whatever the size of the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogTail {
+    /// Blocks of 4 KiB that were followed.
+    pub blocks: u64,
+    /// Commits in them, those that did not count included.
+    pub commits: u64,
+    /// Pages that images among them claim. Those that nothing proves synced are read and compared with their digests.
+    pub claimed_pages: u64,
+}
+
 /// A commit of the log.
 #[derive(Debug)]
 struct Commit {
@@ -63,6 +75,7 @@ pub(super) struct Scan {
     pub(super) seq_limit: Seq,
     pub(super) stamp_limit: Stamp,
     pub(super) decided: Option<Decided>,
+    pub(super) tail: LogTail,
 }
 
 impl Scan {
@@ -93,6 +106,7 @@ impl Scan {
             seq_limit: superblock.seq_limit,
             stamp_limit: superblock.stamp_limit,
             decided: None,
+            tail: LogTail::default(),
         };
         reader.forget_log(scan.layout.extents())?;
         match reader.accept_groups(&mut scan) {
@@ -107,6 +121,8 @@ impl Scan {
                 why: "one superblock is damaged, and the other may be older than what was committed",
             });
         }
+        scan.tail.commits = reader.commits.len() as u64;
+        scan.tail.claimed_pages = reader.images().flat_map(|image| &image.claims).map(|claim| claim.extent.pages).sum();
         reader.verify_images(options, &mut scan)?;
         if !is_lenient && !options.broken(Sabotage::TrustsLogEnd) {
             if scan.last < reader.durable {
@@ -166,6 +182,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn images(&self) -> impl Iterator<Item = &ImagePart> {
+        self.commits.iter().flat_map(|commit| &commit.parts).filter_map(LogPart::image)
+    }
+
     fn read_blocks(&self, layout: &RingLayout, block: u64, blocks: u64) -> Result<Vec<u8>, FileError> {
         let mut bytes = vec![0; (blocks * BLOCK_BYTES) as usize];
         self.read_into(layout, block, &mut bytes)?;
@@ -221,6 +241,12 @@ impl Reader<'_> {
             }
             let Some((blocks, bytes)) = next else { return Ok(()) };
             let Some((header, chain, records)) = self.following_group(scan, &bytes) else { return Ok(()) };
+            if !GroupHeader::is_reserved_zero(&bytes) {
+                return Err(FileError::Damaged {
+                    at: 0,
+                    why: "a group of the log has reserved bytes that are not zero",
+                });
+            }
             let follows = header.first.0 == scan.last.0 + 1 || self.options.broken(Sabotage::AcceptsOldGroups);
             let Some((decoded, layout)) = self.decode(&header, (records, &bytes), follows, scan)? else {
                 return Ok(());
@@ -235,6 +261,7 @@ impl Reader<'_> {
             scan.epoch = header.epoch;
             scan.decided = self.decision.take().map(|up_to| Decided { up_to, free_block, previous });
             blocks_seen += blocks;
+            scan.tail.blocks = blocks_seen;
             self.ends.push(GroupEnd {
                 last: scan.last,
                 head: scan.head,

@@ -62,6 +62,7 @@ fn the_harness_notices_broken_small_commits() {
         Sabotage::OwnersInOneHome,
         Sabotage::SuperblockInOneSlot,
         Sabotage::SuperblockFirst,
+        Sabotage::OpeningWalksData,
         Sabotage::TrustsImages,
         Sabotage::TrustsGroups,
         Sabotage::AcceptsOldGroups,

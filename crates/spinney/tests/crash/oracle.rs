@@ -5,7 +5,7 @@ use crate::support::{
     op::Op,
     runner::{Runner, bounds},
 };
-use spinney::{Crash, Database, Options, Recording, Result, Sabotage, SimDisk, Snapshot};
+use spinney::{CallCounts, Crash, Database, Options, Recording, Result, Sabotage, SimDisk, Snapshot};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 fn digest<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8], &'a [u8])>) -> u64 {
@@ -77,11 +77,15 @@ impl Run {
     }
 
     /// D1 to D4 on each image: what was acknowledged is there, as one state of all families, and every page is where it belongs. On
-    /// the chosen ones also that the database goes on from there. Returns which commit is the last.
+    /// the chosen ones also what opening cost, and that the database goes on from there. Returns which commit is the last.
     pub(crate) fn check(&self, crash: &Crash<'_>) -> Result<usize> {
         let (least, most) = bounds(crash.marks(), crash.is_kill());
         let disk = crash.disk();
+        let before = disk.counts();
         let db = open(&disk, &self.options)?;
+        if crash.is_chosen() {
+            check_cost(&db, before, disk.counts())?;
+        }
         let found = digest_in(&db.snapshot(), &db)?;
         let commit = (least..=most).rev().find(|&commit| self.states[commit] == found);
         check(&db, "recovered")?;
@@ -111,4 +115,25 @@ impl Run {
         assert_eq!(digest_in(&db.snapshot(), &db)?, before, "after closing and opening");
         Ok(())
     }
+}
+
+/// Blocks that opening reads besides the log and what it names: two superblocks, a look behind the log's end, the roots of the map and of
+/// the owner table with one page below each, and the way to the first record of the tree of names. With what the widest image took, and three more.
+const OPENING_BLOCKS: u64 = 12;
+
+/// D8: opening costs one reading of the log, and what its tail says. How much data there is does not matter.
+fn check_cost(db: &Database, before: CallCounts, after: CallCounts) -> Result<()> {
+    let stats = db.stats()?.file;
+    let (log, tail) = (stats.log.blocks, stats.recovered);
+    // Each block of the tail may be read twice more: as the head of a group, and with it.
+    let tail_blocks = 2 * tail.blocks + tail.claimed_pages;
+    let blocks = (after.bytes_read - before.bytes_read).div_ceil(4096);
+    assert!(
+        blocks <= OPENING_BLOCKS + log + tail_blocks,
+        "opening read {blocks} blocks; the log has {log}, and {tail:?}"
+    );
+    let reads = |counts: CallCounts| counts.read_at + counts.read_vectored_at;
+    let calls = reads(after) - reads(before);
+    assert!(calls <= OPENING_BLOCKS + tail_blocks, "opening made {calls} reads; the log has {tail:?}");
+    Ok(())
 }

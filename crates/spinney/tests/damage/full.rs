@@ -2,11 +2,11 @@
 
 use crate::value;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use spinney::{Database, Durability, Error, Options, Result, SimDisk, Storage, Tuning};
-use std::sync::Arc;
+use spinney::{Database, Durability, Error, Options, Result, Sabotage, SimDisk, Storage, Tuning};
+use std::{panic::catch_unwind, sync::Arc};
 
 /// A log that small commits fill seldom, or often.
-fn options(page_size: usize, images_only: bool, has_large_log: bool) -> Options {
+fn options(page_size: usize, images_only: bool, has_large_log: bool, sabotage: Option<Sabotage>) -> Options {
     Options::new()
         .page_size(page_size)
         .memory_budget(if has_large_log { 16 << 20 } else { 2 << 20 })
@@ -15,6 +15,7 @@ fn options(page_size: usize, images_only: bool, has_large_log: bool) -> Options 
             log_bytes: 16 * 4096,
             log_bytes_max: if has_large_log { 64 << 20 } else { 64 * 4096 },
             images_only,
+            sabotage,
             ..Tuning::default()
         })
 }
@@ -94,7 +95,7 @@ fn remove_half(db: &Database, way: Way, keys: u64) -> Result<()> {
 }
 
 /// Every so many sizes: to remove keys singly takes long.
-fn sweep(way: Way, every: usize) {
+fn sweep(way: Way, every: usize, sabotage: Option<Sabotage>) {
     let (mut refused, mut emptied) = (0, 0);
     let sizes = (0..1 << 20).step_by(4096 * 3 * every).map(|bytes| (4096, bytes));
     let larger = (0..3 << 20).step_by(16_384 * 11 * every).map(|bytes| (16_384, bytes));
@@ -106,7 +107,8 @@ fn sweep(way: Way, every: usize) {
             let mut rng = SmallRng::seed_from_u64(bytes);
             let disk = SimDisk::new();
             disk.set_capacity(Some(bytes));
-            let open = || options(page_size, images_only, has_large_log).open_storage(Arc::new(disk.clone()));
+            let options = options(page_size, images_only, has_large_log, sabotage);
+            let open = || options.clone().open_storage(Arc::new(disk.clone()));
             let opened = open().and_then(|db| db.family("a").map(|_| db));
             let db = match opened {
                 Ok(db) => db,
@@ -149,20 +151,30 @@ fn sweep(way: Way, every: usize) {
 
 #[test]
 fn a_full_disk_can_be_emptied_by_a_range() {
-    sweep(Way::Range, 1);
+    sweep(Way::Range, 1, None);
 }
 
 #[test]
 fn a_full_disk_can_be_emptied_key_by_key() {
-    sweep(Way::Singly, 8);
+    sweep(Way::Singly, 8, None);
 }
 
 #[test]
 fn a_full_disk_can_be_emptied_by_a_few_keys_at_a_time() {
-    sweep(Way::Few, 1);
+    sweep(Way::Few, 1, None);
 }
 
 #[test]
 fn a_full_disk_can_be_emptied_by_dropping() {
-    sweep(Way::Drop, 1);
+    sweep(Way::Drop, 1, None);
+}
+
+/// The canary: small commits for which no page is promised are more than can be merged when the disk is full.
+#[test]
+fn what_is_not_promised_cannot_be_emptied() {
+    let broken = catch_unwind(|| sweep(Way::Range, 1, Some(Sabotage::PromisesNothing)));
+    let words = broken.expect_err("nobody noticed that nothing was promised");
+    let words = words.downcast_ref::<String>().expect("what went wrong, in words");
+    assert!(words.contains("no space") || words.contains("full"), "{words}");
+    println!("{}", words.lines().next().unwrap_or_default());
 }

@@ -148,10 +148,11 @@ fn ops_record(owner: u32, effects: &[u8]) -> Vec<u8> {
 /// An effect: table, key, value, and whether the key is said to have been there, if it is said.
 type Effect<'a> = (u32, &'a [u8], Option<&'a [u8]>, Option<bool>);
 
-/// What the bytes of one commit say; `None` if they do not make sense.
-fn decode(bytes: &[u8]) -> Option<Vec<Effect<'_>>> {
+/// What the bytes of one commit say; `None` if they do not make sense: no transaction tells a key twice, out of order, or one that is longer
+/// than a quarter of a page.
+fn decode(bytes: &[u8], page_bytes: usize) -> Option<Vec<Effect<'_>>> {
     let Some((&version, mut rest)) = bytes.split_first() else { return Some(Vec::new()) };
-    let mut out = Vec::new();
+    let mut out: Vec<Effect<'_>> = Vec::new();
     if version != 1 || rest.is_empty() {
         return None;
     }
@@ -169,6 +170,10 @@ fn decode(bytes: &[u8]) -> Option<Vec<Effect<'_>>> {
         let (key, after) = rest.split_at_checked(key_len)?;
         let (value, after) = after.split_at_checked(value_len.unwrap_or(0))?;
         rest = after;
+        let is_next = out.last().is_none_or(|&(last_table, last_key, ..)| (last_table, last_key) < (table, key));
+        if !is_next || key.len() > page_bytes / 4 {
+            return None;
+        }
         out.push((table, key, value_len.map(|_| value), (first & 32 == 0).then_some(first & 16 != 0)));
     }
     Some(out)
@@ -190,7 +195,7 @@ fn varint(rest: &mut &[u8]) -> Option<u32> {
 
 impl Model {
     fn commit(&mut self, base: &Base, owner: u32, bytes: &[u8]) {
-        let Some(effects) = decode(bytes) else {
+        let Some(effects) = decode(bytes, base.layout.page_bytes) else {
             self.is_malformed = true;
             return;
         };
@@ -199,15 +204,11 @@ impl Model {
             self.is_honest = false;
             return;
         };
-        let mut done: Vec<&[u8]> = Vec::new();
         for (table, key, value, existed) in effects {
-            // Keys grow within a commit. If they do not, the first effect on a key is the one that counts.
             self.is_honest &= table == DEFAULT && existed.is_none_or(|existed| existed == entries.contains_key(key));
-            self.is_honest &= done.last().is_none_or(|last| *last < key) && key.len() <= base.layout.page_bytes / 4;
-            if table != DEFAULT || done.contains(&key) {
+            if table != DEFAULT {
                 continue;
             }
-            done.push(key);
             match value {
                 Some(value) => drop(entries.insert(key.to_vec(), value.to_vec())),
                 None => drop(entries.remove(key)),
@@ -295,6 +296,28 @@ mod tests {
             compare(&file, &model, false);
             let other = Model { contents: before, is_malformed: false, is_honest: true };
             assert!(catch_unwind(|| compare(&file, &other, true)).is_err(), "base {number}");
+        }
+    }
+
+    /// `compare` asserts that it is refused when the model finds it malformed.
+    #[test]
+    fn effects_out_of_order_or_with_keys_too_long_are_refused() {
+        for number in 0..Base::names().count() {
+            let base = Base::of(number as u8);
+            let key_len = base.layout.page_bytes / 4 + 1;
+            let mut too_long = vec![1, 2];
+            put_varint(&mut too_long, key_len as u32);
+            too_long.resize(too_long.len() + key_len, b'k');
+            for effects in [&[1, 2, 1, b'b', 2, 1, b'a'][..], &[1, 2, 1, b'a', 2, 1, b'a'], &too_long] {
+                let mut model = Model { contents: contents_of(base), is_malformed: false, is_honest: true };
+                let owner = *model.contents.keys().next().expect("a family");
+                let mut file = base.file.clone();
+                assert!(LogEnd::of(&base.layout, &file).append(&base.layout, &mut file, &[ops_record(owner, effects)]));
+                model.commit(base, owner, effects);
+                assert!(model.is_malformed);
+                compare(&file, &model, true);
+                compare(&file, &model, false);
+            }
         }
     }
 }

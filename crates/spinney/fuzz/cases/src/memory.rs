@@ -27,6 +27,11 @@ impl Meter {
         ALLOCATOR.peak_usage().saturating_sub(self.before)
     }
 
+    /// What is in use now, in bytes, beyond what was in use then.
+    pub fn now(&self) -> usize {
+        ALLOCATOR.current_usage().saturating_sub(self.before)
+    }
+
     /// No more than the budget, 16 MiB, and what the caller knows of was ever in use.
     ///
     /// # Panics
