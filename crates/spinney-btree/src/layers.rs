@@ -31,11 +31,18 @@ pub const SMALL_COMMITS: SmallCommits = SmallCommits { check, add, freeze, merge
 struct Memtable {
     first: OnceLock<Box<TableMap>>,
     /// Where effects are kept, one commit's behind another's.
-    room: Mutex<BytesMut>,
+    room: Mutex<Room>,
 }
 
-/// Effects are kept in pieces of so many bytes.
-const ROOM_BYTES: usize = 64 << 10;
+/// A piece of memory with room in it, and how much all pieces have.
+#[derive(Debug, Default)]
+struct Room {
+    piece: BytesMut,
+    bytes: usize,
+}
+
+/// Effects are kept in pieces of so many bytes: each as large as all before it, up to the largest.
+const PIECE_BYTES: std::ops::RangeInclusive<usize> = 512..=64 << 10;
 
 #[derive(Debug)]
 struct TableMap {
@@ -56,11 +63,14 @@ impl Memtable {
     /// Keeps the effects of a commit.
     fn keep(&self, effects: &[u8]) -> Bytes {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        if room.capacity() < effects.len() {
-            *room = BytesMut::with_capacity(ROOM_BYTES.max(effects.len()));
+        let Room { piece, bytes } = &mut *room;
+        if piece.capacity() < effects.len() {
+            *piece =
+                BytesMut::with_capacity((*bytes).clamp(*PIECE_BYTES.start(), *PIECE_BYTES.end()).max(effects.len()));
+            *bytes += piece.capacity();
         }
-        room.extend_from_slice(effects);
-        room.split().freeze()
+        piece.extend_from_slice(effects);
+        piece.split().freeze()
     }
 
     /// Of a table, made when missing; by one thread at a time.

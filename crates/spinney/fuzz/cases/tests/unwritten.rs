@@ -73,7 +73,6 @@ fn put(family: &Family, keys: impl IntoIterator<Item = u32>, value_bytes: usize)
 }
 
 #[test]
-#[ignore = "the charge is not right yet: 2.2 times too much for single keys, a fifteenth of what a family takes"]
 fn what_small_commits_leave_is_charged() {
     let cases = [
         Case { name: "tiny keys, each in a commit", commits: 200_000, ..Case::ONE },
