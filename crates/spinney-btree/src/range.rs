@@ -150,6 +150,29 @@ impl<P: Pages + Clone> Range<P> {
         let entries = if is_merged { Entries::Merged(Box::new(Merged::new(pages))) } else { Entries::Pages(pages) };
         Self { entries }
     }
+
+    /// The next entry, lent to `read`: what lies in a leaf is not copied, and nothing is allocated for it. A large value is read whole.
+    pub fn next_with<R>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R, TreeError>> {
+        match &mut self.entries {
+            Entries::Pages(range) => range.lend(End::Front, read),
+            Entries::Merged(merged) => lend(merged.next()?, read),
+        }
+    }
+
+    /// The same from the back.
+    pub fn next_back_with<R>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R, TreeError>> {
+        match &mut self.entries {
+            Entries::Pages(range) => range.lend(End::Back, read),
+            Entries::Merged(merged) => lend(merged.next_back()?, read),
+        }
+    }
+}
+
+fn lend<P: Pages, R>(
+    entry: Result<Entry<P>, TreeError>,
+    read: impl FnOnce(&[u8], &[u8]) -> R,
+) -> Option<Result<R, TreeError>> {
+    Some(entry.and_then(|(key, value)| Ok(read(&key, &value.read()?))))
 }
 
 impl<P: Pages + Clone> Iterator for Range<P> {
@@ -190,6 +213,8 @@ pub(crate) struct PageRange<P> {
     front: Option<Cursor>,
     back: Option<Cursor>,
     finished: bool,
+    /// A key that is lent.
+    key: Vec<u8>,
 }
 
 impl<P> PageRange<P> {
@@ -242,10 +267,13 @@ impl<P: Pages + Clone> PageRange<P> {
             _ => false,
         };
         let finished = empty || root.ptr().is_none();
-        Self { source: Source { pages, owner, table, root }, bounds, front: None, back: None, finished }
+        let (front, back, key) = (None, None, Vec::new());
+        Self { source: Source { pages, owner, table, root }, bounds, front, back, finished, key }
     }
 
-    fn step(&mut self, end: End) -> Result<Option<(Bytes, Value<P>)>, TreeError> {
+    /// The slot of the next entry, in the leaf that this end is at then.
+    #[inline]
+    fn step(&mut self, end: End) -> Result<Option<usize>, TreeError> {
         loop {
             if self.finished {
                 return Ok(None);
@@ -271,7 +299,7 @@ impl<P: Pages + Clone> PageRange<P> {
                 }
                 continue;
             }
-            let slot = match end {
+            return Ok(Some(match end {
                 End::Front => {
                     cursor.slots.start += 1;
                     slots.start
@@ -280,18 +308,58 @@ impl<P: Pages + Clone> PageRange<P> {
                     cursor.slots.end -= 1;
                     slots.end - 1
                 }
-            };
-            return Ok(Some(cursor.entry(slot, &self.source)));
+            }));
         }
     }
 
-    fn step_or_stop(&mut self, end: End) -> Option<Result<(Bytes, Value<P>), TreeError>> {
+    /// The next slot, in the leaf that this end is at then; after an error, or the last one, nothing ever again.
+    #[inline]
+    fn step_or_stop(&mut self, end: End) -> Option<Result<usize, TreeError>> {
         let step = self.step(end).transpose();
-        self.finished |= !matches!(step, Some(Ok(_)));
-        if self.finished {
-            (self.front, self.back) = (None, None); // Lets go of the leaves.
+        if !matches!(step, Some(Ok(_))) {
+            self.stop();
         }
         step
+    }
+
+    fn stop(&mut self) {
+        self.finished = true;
+        (self.front, self.back) = (None, None); // Lets go of the leaves.
+    }
+
+    #[inline]
+    fn cursor(&self, end: End) -> &Cursor {
+        let cursor = match end {
+            End::Front => &self.front,
+            End::Back => &self.back,
+        };
+        cursor.as_ref().expect("an end that has a slot is in its leaf")
+    }
+
+    #[inline]
+    fn entry(&mut self, end: End) -> Option<Result<Entry<P>, TreeError>> {
+        let slot = self.step_or_stop(end)?;
+        Some(slot.map(|slot| self.cursor(end).entry(slot, &self.source)))
+    }
+
+    #[inline]
+    fn lend<R>(&mut self, end: End, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R, TreeError>> {
+        let slot = match self.step_or_stop(end)? {
+            Ok(slot) => slot,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut key = std::mem::take(&mut self.key);
+        let node = Node::new(&self.cursor(end).leaf);
+        node.key(slot).copy_to(&mut key);
+        let lent = match node.value(slot) {
+            Stored::Inline(value) => Ok(read(&key, value)),
+            Stored::Large(large) => self.source.tree().read_large(large, 0, usize::MAX).map(|value| read(&key, &value)),
+        };
+        self.key = key;
+        if lent.is_err() {
+            self.stop();
+        }
+        Some(lent)
     }
 }
 
@@ -415,13 +483,13 @@ impl<P: Pages + Clone> Iterator for PageRange<P> {
     type Item = Result<(Bytes, Value<P>), TreeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.step_or_stop(End::Front)
+        self.entry(End::Front)
     }
 }
 
 impl<P: Pages + Clone> DoubleEndedIterator for PageRange<P> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.step_or_stop(End::Back)
+        self.entry(End::Back)
     }
 }
 

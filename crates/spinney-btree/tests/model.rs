@@ -224,9 +224,18 @@ impl Run {
                     let mut range = tree.range(bounds);
                     for i in 0.. {
                         let back = turns >> (i % 8) & 1 == 1;
-                        let got = if back { range.next_back() } else { range.next() };
-                        let got =
-                            got.map(|entry| entry.unwrap()).map(|(k, v)| (k.to_vec(), v.read().unwrap().to_vec()));
+                        let own = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
+                        // Lent and owned in turns.
+                        let got = match (back, i % 3) {
+                            (true, 0) => range.next_back_with(own).map(Result::unwrap),
+                            (false, 0) => range.next_with(own).map(Result::unwrap),
+                            (true, _) => {
+                                range.next_back().map(|entry| entry.unwrap()).map(|(k, v)| own(&k, &v.read().unwrap()))
+                            }
+                            (false, _) => {
+                                range.next().map(|entry| entry.unwrap()).map(|(k, v)| own(&k, &v.read().unwrap()))
+                            }
+                        };
                         let want = if back { want.pop_back() } else { want.pop_front() };
                         assert!(got == want, "differs at step {i}");
                         if got.is_none() {

