@@ -28,7 +28,10 @@ pub fn open(disk: &SimDisk, options: &Options) -> Result<Database> {
 }
 
 pub fn entries(snapshot: &Snapshot, family: &Family) -> Result<Entries> {
-    snapshot.range(family, ..).map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect()
+    let all = snapshot.range(family, ..).map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())));
+    let all = all.collect::<Result<Entries>>()?;
+    assert_eq!(snapshot.len(family)?, all.len() as u64, "entries of {}", family.name());
+    Ok(all)
 }
 
 /// Everything that is visible now.
