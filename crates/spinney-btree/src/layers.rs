@@ -62,6 +62,9 @@ impl Memtable {
 
     /// Keeps the effects of a commit.
     fn keep(&self, effects: &[u8]) -> Bytes {
+        if effects.len() > *PIECE_BYTES.end() / 4 {
+            return Bytes::copy_from_slice(effects); // it would leave much of a piece unused
+        }
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let Room { piece, bytes } = &mut *room;
         if piece.capacity() < effects.len() {

@@ -39,6 +39,8 @@ use std::{
 
 /// A group is closed when its records reach this size; more records make another group in the same sync.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// A larger buffer of a group that is written is not kept for another.
+const SPARE_BYTES_MAX: usize = 512 << 10;
 /// Blocks never reserved by commits: for an anchor or the record of a log that grows, the two in which records of recoveries take
 /// turns, and one so that a full log and an empty one differ. A checkpoint that is tried again and again needs none.
 pub(crate) const KEPT_BLOCKS: u64 = 4;

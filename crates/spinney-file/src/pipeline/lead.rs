@@ -1,7 +1,7 @@
 //! The leader: writes the queue as groups, and syncs it (rules 7 to 9).
 #![expect(clippy::cast_possible_truncation, reason = "lengths of buffers in memory fit a usize")]
 
-use super::{CutPosition, GROUP_BYTES_MAX, Group, LogWriter, Pipeline, head_after};
+use super::{CutPosition, Group, LogWriter, Pipeline, SPARE_BYTES_MAX, head_after};
 use crate::{
     disk::Disk,
     error::FileError,
@@ -111,7 +111,7 @@ impl Pipeline {
         self.records.fetch_add(u64::from(records), Ordering::Relaxed);
         self.log_bytes.fetch_add(blocks * BLOCK_BYTES, Ordering::Relaxed);
         let mut append = self.append.lock();
-        if append.spare.capacity() == 0 && buffer.capacity() <= GROUP_BYTES_MAX {
+        if append.spare.capacity() == 0 && buffer.capacity() <= SPARE_BYTES_MAX {
             append.spare = buffer;
         }
         let room = &mut append.room;
