@@ -29,8 +29,8 @@ const RECORDS_SHARE: u64 = 4;
 /// What takes memory above a root beside the effects themselves: the first nodes that find them, each commit, and each key in it. As measured
 /// (`unwritten.rs` among the tests of the fuzz cases), and a little more.
 const FIRST_BYTES: u64 = 4096;
-const COMMIT_BYTES: u64 = 24;
-const KEY_BYTES: u64 = 112;
+const COMMIT_BYTES: u64 = 8;
+const KEY_BYTES: u64 = 104;
 
 impl Pipeline {
     // ---- room in the log (rule 5) ----
