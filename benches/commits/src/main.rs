@@ -15,7 +15,6 @@
 //! A virtual processor that idles is told of a finished write only at its next tick, milliseconds late. Threads of the
 //! lowest priority keep the processors awake, for the engine and for the yardstick.
 
-mod awake; // processors that never idle
 mod bare; // the yardstick
 mod case; // what is measured
 mod engine; // Spinney: writes, reopens, compares
@@ -24,10 +23,10 @@ mod report; // tables, and a picture
 mod steps; // what a single commit asks of the disk
 mod workload; // keys and values
 
-use crate::{awake::Awake, bare::Bare, case::Case, measure::Measurements, workload::Job};
+use crate::{bare::Bare, case::Case, measure::Measurements, workload::Job};
 use clap::Parser;
-use spinney_bench_harness::Pool;
-use std::{path::Path, thread};
+use spinney_bench_harness::{Awake, Pool, processors, touch_memory};
+use std::path::Path;
 
 /// Small commits beside the bare disk
 #[derive(Parser)]
@@ -56,9 +55,9 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
     arguments.writers.sort_unstable();
     arguments.writers.dedup();
-    let processors = thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
-    let awake = arguments.awake.unwrap_or(processors);
+    let awake = arguments.awake.unwrap_or_else(processors);
     let folder = arguments.program.folder("bench-commits")?;
+    touch_memory();
     let bare = Bare::create(folder.path(), arguments.writers.last().copied().unwrap_or(1))?;
     let outcomes = compare(&arguments, folder.path(), &bare, awake)?;
     let conditions = report::Conditions {

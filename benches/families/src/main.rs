@@ -21,6 +21,7 @@ mod workload; // keys and values
 
 use crate::{engine::Variant, measure::Measurements, workload::Values};
 use clap::Parser;
+use spinney_bench_harness::{Awake, processors, touch_memory};
 use std::{collections::BTreeMap, path::Path};
 
 /// Writers of several families of one file, measured
@@ -47,6 +48,8 @@ fn main() -> anyhow::Result<()> {
     let program = &arguments.program;
     let folder = program.folder("bench-families")?;
     let values = Values::new();
+    touch_memory();
+    let _awake = Awake::start(processors());
     if arguments.churn {
         return program.show("bench-families-churn.md", &churn::run(folder.path(), &values)?);
     }

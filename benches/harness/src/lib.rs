@@ -6,7 +6,9 @@
 //! Such a program compares: what a machine does in one minute says nothing about the next. Hence cases take turns within each
 //! run, ratios are taken within a run, and a number is the median of the runs.
 
+mod awake; // processors that never idle
 mod counts; // what a file did between two moments
+mod memory; // memory that the machine has
 mod numbers; // the middle of several
 mod outcomes; // every case in every run
 mod plot; // a picture
@@ -16,7 +18,9 @@ mod race; // threads that start at one moment
 mod table; // Markdown
 
 pub use crate::{
+    awake::{Awake, processors},
     counts::Counts,
+    memory::touch_memory,
     numbers::{median, quantile, ratio},
     outcomes::Outcomes,
     plot::{Series, svg},

@@ -7,7 +7,8 @@
 //!                                                              docs/benchmarks.md, docs/plots <-- report, goals, plot
 //! ```
 //! Engines take turns within each case, so that a slow minute of the machine is everybody's, and ratios are taken within a run and a
-//! class of durability. What an engine costs is read from the system and not from the engine: bytes and calls from
+//! class of durability. Threads of the lowest priority keep the processors awake, and memory was used before: both are the virtual
+//! machine's and nobody's engine. What an engine costs is read from the system and not from the engine: bytes and calls from
 //! `/proc/self/io`, syncs from a trace, processor time and memory from the process.
 #![deny(unsafe_code)] // allowed in one function: a mapped file is opened there
 
@@ -31,6 +32,7 @@ mod workload; // the work
 use crate::{case::Workload, engine::Engine, parent::Plan, results::Results};
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use spinney_bench_harness::{Awake, processors, touch_memory};
 use std::{
     fs,
     path::PathBuf,
@@ -109,6 +111,8 @@ fn compare(arguments: &Arguments) -> anyhow::Result<()> {
             folder: folder.path().to_owned(),
             counts_syncs: !arguments.no_syncs,
         };
+        touch_memory();
+        let _awake = Awake::start(processors());
         plan.run(&mut results)?;
     }
     let section = report::section(&results)?;

@@ -1,4 +1,4 @@
-//! Processors that never idle.
+//! Processors that never idle: a virtual one that does is told of a finished write only at its next tick, milliseconds late.
 
 use std::{
     sync::{
@@ -12,13 +12,19 @@ use std::{
 const NICEST: i32 = 19;
 
 /// Threads that are always ready to run and always give way. They end with this value.
-pub(crate) struct Awake {
+pub struct Awake {
     is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// How many there are.
+pub fn processors() -> u32 {
+    thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+}
+
 impl Awake {
-    pub(crate) fn start(threads: u32) -> Self {
+    /// So many threads.
+    pub fn start(threads: u32) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let threads = (0..threads).map(|_| {
             let is_over = Arc::clone(&is_over);
