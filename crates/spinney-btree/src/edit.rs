@@ -221,6 +221,9 @@ impl Edit<'_> {
         } else {
             leaf.try_insert_value(slot, key, field, payload)
         };
+        if !done && !found && self.make_room(&path)? {
+            return self.insert(key, field, payload);
+        }
         let split = if done { None } else { self.grow_leaf(&path, key, field, payload)? };
         self.settle(&path, i64::from(!found), split)?;
         Ok((found, replaced))

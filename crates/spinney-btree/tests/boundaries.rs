@@ -182,6 +182,35 @@ fn a_panic_of_the_callers_iterator_breaks_the_transaction() {
     }
 }
 
+fn stats_of_default(bed: &mut Bed) -> spinney_btree::TreeStats {
+    let (txn, family) = bed.txn.as_mut().unwrap();
+    let part = txn.part(OWNER).unwrap();
+    let root = family.family(part).table(TableId::DEFAULT).unwrap().root();
+    spinney_btree::stats(part, OWNER, TableId::DEFAULT, root).unwrap()
+}
+
+/// Divided leaves alone would be 0.69 full. The second memory is a fraction of the tree: most pages were written early.
+#[test]
+fn random_entries_of_one_transaction_leave_leaves_three_quarters_full() {
+    for memory in [64 << 20, 1 << 20] {
+        let mut bed = Bed::in_pages(4096, memory);
+        // Multiplied by an odd number, numbers are all different and in no order.
+        let keys: Vec<[u8; 8]> = (0..20_000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).collect();
+        bed.with(|mut family| {
+            let mut tree = family.table(TableId::DEFAULT).unwrap();
+            for (n, key) in keys.iter().enumerate() {
+                assert!(!tree.insert(key, &value(n as u8, 150)).unwrap());
+            }
+        });
+        let stats = stats_of_default(&mut bed);
+        assert!(stats.leaf_fill > 0.76, "{memory} bytes: {stats:?}");
+        let map = keys.iter().enumerate().map(|(n, key)| (key.to_vec(), value(n as u8, 150)));
+        bed.model.insert(TableId::DEFAULT, map.collect());
+        bed.commit();
+        bed.verify();
+    }
+}
+
 #[test]
 fn entries_in_order_leave_full_leaves() {
     for descending in [false, true] {
@@ -196,10 +225,7 @@ fn entries_in_order_leave_full_leaves() {
                 tree.insert(&key.to_be_bytes(), &value(key as u8, 100)).unwrap();
             }
         });
-        let (txn, family) = bed.txn.as_mut().unwrap();
-        let part = txn.part(OWNER).unwrap();
-        let root = family.family(part).table(TableId::DEFAULT).unwrap().root();
-        let stats = spinney_btree::stats(part, OWNER, TableId::DEFAULT, root).unwrap();
+        let stats = stats_of_default(&mut bed);
         assert!(stats.leaf_fill > 0.95 && stats.branch_pages <= 6, "descending: {descending}, {stats:?}");
     }
 }
